@@ -1,0 +1,178 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger's file and the lock around everything that changes a master.
+
+Private to the collection: no promise is made about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Iterator, Optional
+
+from ..model import ledger as text
+from ..model.errors import MuxError
+from ..model.ledger import Ledger
+from .processes import POLL
+
+#: For how long the hosts of one task share a failed attempt, in seconds: all of them want to be
+#: told the same, and a host that comes minutes later (strategy free) deserves a new one.
+_SHARED_FOR = 60.0
+
+
+def path_of(control_path: str) -> str:
+    """Where the ledger of a control socket lies."""
+    return control_path + ".json"
+
+
+def read(control_path: str) -> Optional[Ledger]:
+    """The ledger, or ``None`` where it is missing, damaged or another user's."""
+    try:
+        descriptor = os.open(path_of(control_path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8") as file:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+                return None
+            return text.load(file.read())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write(control_path: str, ledger: Ledger) -> None:
+    """Replace the ledger in one step: a reader sees the old or the new one, whole.
+
+    :raises MuxError: ``invalid`` where it cannot be written.
+    """
+    directory, name = os.path.split(path_of(control_path))
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=name + ".", dir=directory)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text.dump(ledger))
+        os.replace(temporary, path_of(control_path))
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise MuxError(
+            "invalid", "the ledger %s cannot be written: %s" % (path_of(control_path), error)
+        ) from None
+
+
+def remove(control_path: str) -> None:
+    """Remove the ledger, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path_of(control_path))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an attempt to open a master ended, for those who would only repeat it.
+
+    :ivar key: what was attempted.
+    :ivar round: the task of one run that attempted it, or ``None``.
+    """
+
+    key: str
+    round: Optional[str]
+    at: float
+    reason: str
+    message: str
+
+
+class Lock:
+    """Held while a master is changed.
+
+    Twenty hosts behind one bastion that is down, or with one wrong password, make one attempt: it
+    is shared by all who waited for it, and by those of the same task who came too late for that.
+    """
+
+    def __init__(self, descriptor: int, began: float) -> None:
+        self._descriptor = descriptor
+        self._began = began
+        #: Whether the lock's file stays when it is released, for what is written in it.
+        self.kept = False
+
+    def failure(self, key: str, round_: Optional[str]) -> Optional[Failure]:
+        """The failure to share: of this very attempt, and recent."""
+        try:
+            record = Failure(**json.loads(os.pread(self._descriptor, 65536, 0).decode("utf-8")))
+            waited = record.at >= self._began
+            same_round = round_ is not None and record.round == round_
+            fresh = 0 <= time.time() - record.at < _SHARED_FOR
+        except (ValueError, TypeError, OSError):
+            return None
+        if record.key != key or not (waited or (same_round and fresh)):
+            return None
+        self.kept = True
+        return record
+
+    def fail(self, key: str, round_: Optional[str], error: MuxError) -> None:
+        """Leave a failure for the others."""
+        record = Failure(key, round_, time.time(), error.reason, error.message)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(asdict(record)).encode("utf-8"), 0)
+        self.kept = True
+
+
+@contextlib.contextmanager
+def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
+    """Hold the lock of a control path; its file is gone when nobody holds it, but for a failure.
+
+    :raises MuxError: ``timeout`` where another run holds it for longer than ``timeout`` seconds.
+    """
+    path = control_path + ".lock"
+    began = time.time()
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MuxError("invalid", "the lock %s cannot be made: %s" % (path, error)) from None
+        try:
+            _acquire(descriptor, path, deadline, timeout)
+            if _is_at(descriptor, path):
+                break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    held = Lock(descriptor, began)
+    try:
+        yield held
+    finally:
+        if not held.kept:
+            # Unlinked while it is held: who waits for it sees that and makes a new one.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: str, deadline: float, timeout: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise MuxError(
+                    "timeout",
+                    "another run has held the lock %s for more than %d seconds" % (path, timeout),
+                ) from None
+            time.sleep(POLL)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    try:
+        mine, there = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)

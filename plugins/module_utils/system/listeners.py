@@ -1,0 +1,297 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The listening sockets of a master's process, as the kernel knows them.
+
+Private to the collection: no promise is made about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+import threading
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
+
+from . import processes
+
+try:
+    import psutil
+except ImportError:
+    pass  # processes.PSUTIL_ERROR tells the edges
+
+_SOCKET_LINK = re.compile(r"socket:\[([0-9]+)\]\Z")
+
+#: __SO_ACCEPTCON of the kernel's include/linux/net.h: the socket listens.
+_ACCEPTING = 0x10000
+
+
+@dataclass(frozen=True)
+class Listener:
+    """One listening socket: a numeric address and port, or a path and port -1."""
+
+    address: str
+    port: int
+    inode: Optional[int] = None
+
+
+def socket_inodes(pid: int) -> Optional[FrozenSet[int]]:
+    """Every socket that the process has open, by inode; ``None`` where the system has no names.
+
+    Two readings that are equal are the same sockets: Linux hands the numbers out in turn. This is
+    the whole cost of finding a master unchanged, a tenth of asking for its addresses.
+    """
+    directory = "/proc/%d/fd" % pid
+    found = []
+    try:
+        for name in os.listdir(directory):
+            try:
+                match = _SOCKET_LINK.match(os.readlink(directory + "/" + name))
+            except FileNotFoundError:
+                continue
+            if match:
+                found.append(int(match.group(1)))
+    except OSError:
+        return None
+    return frozenset(found)
+
+
+def listening(pid: int) -> Optional[Tuple[Listener, ...]]:
+    """The listening sockets of a process; ``None`` where we may not see them."""
+    try:
+        tcp = processes.connections(psutil.Process(pid), "tcp")
+        return (*_tcp_listeners(pid, tcp), *_unix_listeners(pid, _listening_paths(pid)))
+    except (psutil.Error, OSError):
+        return None
+
+
+def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
+    """As :func:`listening`, from one look at all processes that is taken when it is first asked.
+
+    Where the system shows no other user's sockets to us, each process is asked by itself.
+    """
+    guard = threading.Lock()
+    tcp: Dict[Optional[int], List[Any]] = {}
+    paths: List[Optional[Dict[int, str]]] = []
+
+    def from_table(pid: int) -> Optional[Tuple[Listener, ...]]:
+        with guard:
+            if not paths:
+                try:
+                    for connection in psutil.net_connections("tcp"):
+                        tcp.setdefault(connection.pid, []).append(connection)
+                except (psutil.Error, OSError):
+                    tcp.clear()
+                paths.append(_listening_paths(os.getpid()))
+        if pid not in tcp:
+            return listening(pid)
+        try:
+            return (*_tcp_listeners(pid, tcp[pid]), *_unix_listeners(pid, paths[0]))
+        except (psutil.Error, OSError):
+            return None
+
+    return from_table
+
+
+def _tcp_listeners(pid: int, connections: Iterable[Any]) -> Iterator[Listener]:
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN:
+            inode = _inode(pid, connection.fd)
+            yield Listener(connection.laddr.ip, connection.laddr.port, inode)
+
+
+def _inode(pid: int, descriptor: int) -> Optional[int]:
+    try:
+        match = _SOCKET_LINK.match(os.readlink("/proc/%d/fd/%d" % (pid, descriptor)))
+    except OSError:
+        return None
+    return int(match.group(1)) if match else None
+
+
+def _unix_listeners(pid: int, paths: Optional[Dict[int, str]]) -> Iterator[Listener]:
+    """The listening unix sockets of a process; elsewhere than on Linux, all that have a name."""
+    if paths is None:
+        for connection in processes.connections(psutil.Process(pid), "unix"):
+            if connection.laddr:
+                yield Listener(str(connection.laddr), -1)
+    else:
+        for inode in socket_inodes(pid) or ():
+            if inode in paths:
+                yield Listener(paths[inode], -1, inode)
+
+
+def connected_unix_inodes(pid: int) -> FrozenSet[int]:
+    """The unix sockets that do not listen: of a master, those of the clients that it serves now."""
+    return frozenset(
+        inode for inode, (accepts, _path) in (_unix_sockets(pid) or {}).items() if not accepts
+    )
+
+
+def _listening_paths(pid: int) -> Optional[Dict[int, str]]:
+    """Every unix socket that listens, by inode; ``None`` where the system has no such table."""
+    table = _unix_sockets(pid)
+    if table is None:
+        return None
+    return {inode: path for inode, (accepts, path) in table.items() if accepts}
+
+
+def _unix_sockets(pid: int) -> Optional[Dict[int, Tuple[bool, str]]]:
+    """Every unix socket: whether it listens, and its path (proc_pid_net(5)).
+
+    psutil tells neither: an accepted connection has its listener's path, and a path with a space
+    in it has none.
+    """
+    found: Dict[int, Tuple[bool, str]] = {}
+    try:
+        with open("/proc/%d/net/unix" % pid, "rb") as table:
+            for line in table:
+                fields = os.fsdecode(line.rstrip(b"\n")).split(None, 7)
+                # The rest of a line whose path had a newline in it is no socket.
+                if len(fields) > 6 and fields[6].isdigit():
+                    with contextlib.suppress(ValueError):
+                        accepts = bool(int(fields[3], 16) & _ACCEPTING)
+                        found[int(fields[6])] = (accepts, fields[7] if len(fields) > 7 else "")
+    except OSError:
+        return None
+    return found
+
+
+def by_address(listeners: Iterable[Listener]) -> Dict[Tuple[str, int], Listener]:
+    """Listeners by their address and port."""
+    return {(listener.address, listener.port): listener for listener in listeners}
+
+
+def resolver() -> Callable[[str], FrozenSet[str]]:
+    """A function from host names to addresses that asks the system once for each name."""
+    known: Dict[str, FrozenSet[str]] = {}
+
+    def resolve(host: str) -> FrozenSet[str]:
+        if host not in known:
+            try:
+                entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                known[host] = frozenset(str(entry[4][0]) for entry in entries)
+            except (OSError, UnicodeError):
+                known[host] = frozenset()
+        return known[host]
+
+    return resolve
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # As ssh does (channels.c, set_reuseaddr): a port in TIME_WAIT is no obstacle.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
+        bound.listen(1)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def bind_error(address: str, port: int) -> Optional[int]:
+    """The ``errno`` that binding a listener here and now gives; ``None`` where it would work."""
+    try:
+        _bound(address, port).close()
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return None
+
+
+@contextlib.contextmanager
+def occupied(places: Iterable[Tuple[str, int]]) -> Iterator[bool]:
+    """Keep others from listening at these addresses and ports; whether that worked for each.
+
+    Unix sockets among them (port -1) are left alone.
+    """
+    complete = True
+    with contextlib.ExitStack() as stack:
+        for address, port in places:
+            try:
+                if port >= 0:
+                    stack.enter_context(_bound(address, port))
+            except OSError as error:
+                # Anything else is an address that nobody can have now.
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    complete = False
+        yield complete
+
+
+@contextlib.contextmanager
+def dummy(path: str) -> Iterator[bool]:
+    """Listen on a unix socket for a moment; whether that worked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            remove_dead_socket(path)
+            listener.bind(path)
+            listener.listen(1)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def free_port(addresses: Iterable[str]) -> Optional[int]:
+    """A port that is free on all of these addresses, or on those which exist here."""
+    wanted = sorted(addresses)
+    for _attempt in range(20):
+        taken: List[int] = []
+        port = 0
+        for address in wanted:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            if port == 0:
+                try:
+                    with socket.socket(family, socket.SOCK_STREAM) as probe:
+                        probe.bind((address, 0))
+                        port = int(probe.getsockname()[1])
+                except OSError:
+                    continue
+            elif bind_error(address, port) == errno.EADDRINUSE:
+                taken.append(port)
+        if port and not taken:
+            return port
+    return None
+
+
+def is_socket(path: str) -> bool:
+    """Whether there is a socket at this path, a live one or a dead one."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def remove_dead_socket(path: str) -> bool:
+    """Unlink a socket file on which nobody listens; whether there was one.
+
+    ssh leaves the file of a cancelled forwarding behind and then cannot bind it again.
+    A live socket, and anything that is no socket, stays.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        try:
+            os.unlink(path)
+        except OSError:
+            return False
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,213 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ssh program: its configuration for a host, its version, the start of a master.
+
+Private to the collection: no promise is made about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from typing import IO, Callable, Dict, List, Optional, Sequence
+
+from ..model import diagnosis, target
+from ..model.errors import MuxError
+from ..model.target import Argument
+from . import askpass, master_log, processes
+from .askpass import Secrets
+
+#: A bound on ssh invocations that stay on this machine, in seconds: a ``Match exec`` of the
+#: user's configuration may hang.
+_LOCAL_TIMEOUT = 10.0
+
+Log = Callable[[str], None]
+
+
+class LostRace(Exception):
+    """Another program opened a master at the same path while ours logged in."""
+
+
+class Ssh:
+    """One ssh executable.
+
+    :param executable: a name for PATH or a path.
+    :param log: takes a line for ``-vvv``; never given a secret.
+    """
+
+    def __init__(self, executable: str, log: Log) -> None:
+        self._executable = executable
+        self._log = log
+        self._found: Optional[str] = None
+
+    @property
+    def path(self) -> str:
+        """Where the executable lies.
+
+        :raises MuxError: ``ssh_missing``.
+        """
+        if self._found is None:
+            self._found = shutil.which(os.path.expanduser(self._executable))
+        if self._found is None:
+            raise MuxError(
+                "ssh_missing",
+                "no ssh executable %r: install an OpenSSH client (package openssh-client, openssh"
+                " or openssh-clients) or set ssh_executable" % self._executable,
+            )
+        return self._found
+
+    def effective(
+        self, arguments: Sequence[Argument], host: str, control_path: Optional[str]
+    ) -> Dict[str, List[str]]:
+        """What ssh would use for a host: its own command line, files and defaults (``ssh -G``).
+
+        ``controlpath`` comes out with all its tokens expanded.
+
+        :raises MuxError: ``invalid`` where ssh refuses an option, a value or a file.
+        """
+        command = [self.path, *target.flatten(arguments), "-G"]
+        if control_path is not None:
+            command += ["-S", control_path]
+        result = self._run([*command, "--", host])
+        if result.returncode != 0:
+            raise MuxError("invalid", "ssh refuses its configuration: " + _last(result.stderr))
+        return target.parse_effective(result.stdout)
+
+    def version(self) -> str:
+        """The version as ``ssh -V`` gives it, such as ``OpenSSH_9.2p1``."""
+        words = re.split(r"[\s,]", self._run([self.path, "-V"]).stderr.strip(), maxsplit=1)
+        return words[0]
+
+    def _run(self, command: List[str]) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                timeout=_LOCAL_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise MuxError(
+                "timeout", "%s gave no answer in %d seconds" % (" ".join(command), _LOCAL_TIMEOUT)
+            ) from None
+        except OSError as error:
+            raise MuxError("ssh_missing", "%s: %s" % (command[0], error)) from None
+
+    def open_master(
+        self,
+        arguments: Sequence[Argument],
+        host: str,
+        *,
+        control_path: str,
+        secrets: Secrets,
+        timeout: float,
+    ) -> None:
+        """Start a master and wait until it is established and in the background.
+
+        :param control_path: its socket, in a 0700 directory; its log is beside it.
+        :param timeout: seconds for all of it.
+        :raises LostRace: somebody else's master has the path now.
+        :raises MuxError: why the login failed.
+        """
+        for argument in arguments:
+            values = " ".join(map(shlex.quote, argument.values))
+            self._log("ssh %s (%s)" % (values, argument.reason))
+        command = [self.path, *target.flatten(arguments), "--", host]
+        since = time.time()
+        with contextlib.ExitStack() as stack:
+            # A file and not a pipe: the master may keep what it is given for all its life.
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            heard = _Heard(errors, control_path)
+            environment = dict(os.environ, SSH_ASKPASS_REQUIRE="never")
+            runs_as: Optional[Callable[[int], None]] = None
+            if secrets:
+                answers, runs_as = stack.enter_context(
+                    askpass.answering(secrets, os.path.dirname(control_path))
+                )
+                environment.update(answers)
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    # No controlling terminal to ask at, and one group with its jump hosts' ssh.
+                    start_new_session=True,
+                    env=environment,
+                )
+            except OSError as error:
+                raise MuxError("ssh_missing", "%s: %s" % (command[0], error)) from None
+            if runs_as is not None:
+                runs_as(process.pid)
+            try:
+                said = _wait(process, heard, timeout)
+            except BaseException:
+                _kill_group(process)
+                raise
+        if diagnosis.LOST_RACE.search(said):
+            # It has a connection of its own that nobody can reach, here or in the background.
+            if process.returncode is None:
+                _kill_group(process)
+            for orphan in processes.with_arguments(command, since):
+                started = processes.start_time(orphan)
+                if started is not None:
+                    processes.end(orphan, started, grace=1.0)
+            raise LostRace(said)
+        if process.returncode != 0:
+            reason, text = diagnosis.diagnose(said)
+            raise MuxError(
+                reason,
+                "no master to %s: %s"
+                % (host, text or "ssh ended with status %d" % process.returncode),
+            )
+
+
+def _wait(process: subprocess.Popen[bytes], heard: _Heard, timeout: float) -> str:
+    """Wait until ssh ends, or says that it lost the race; what it said."""
+    deadline = time.monotonic() + timeout
+    while process.poll() is None:
+        if diagnosis.LOST_RACE.search(heard.text()):
+            break
+        if time.monotonic() >= deadline:
+            _reason, text = diagnosis.diagnose(heard.text())
+            raise MuxError(
+                "timeout",
+                "the login did not end within %d seconds%s" % (timeout, text and ": " + text),
+            )
+        time.sleep(processes.POLL)
+    return heard.text()
+
+
+class _Heard:
+    """All that a starting master says: its own words are in its log, its jump hosts' are not."""
+
+    def __init__(self, errors: IO[bytes], control_path: str) -> None:
+        self._errors = errors.fileno()
+        self._control_path = control_path
+        self._begin = master_log.begin(control_path)
+
+    def text(self) -> str:
+        early = os.pread(self._errors, 65536, 0).decode("utf-8", "replace")
+        return early + master_log.since(self._control_path, self._begin)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return "; ".join(line for line in lines if not line.startswith("Pseudo-terminal"))
