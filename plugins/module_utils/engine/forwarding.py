@@ -1,0 +1,479 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Forwardings: the plan for a master's forwardings, carried out and checked.
+
+Private to the collection: no promise is made about it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..model.errors import MuxError
+from ..model.forward import LOCAL, REMOTE, Forward
+from ..model.ledger import Ledger, Record
+from ..model.plan import ForwardPlan, Resolve, contradictions, plan_forwards
+from ..protocol.messages import STREAMLOCAL
+from ..system import ledger_file, listeners, processes
+from ..system.listeners import Listener
+from ..system.mux_client import MuxClient, MuxClientError, MuxRefused, MuxTimeout
+from . import far_end, observe
+from .observe import Observation, forward_result, to_wire, wire_hosts
+from .place import Context
+
+#: Far ends that are tried at once: those which do not answer then cost one timeout together.
+_AT_ONCE = 64
+
+#: How often another free port is tried when somebody took the chosen one in the meantime.
+_PORT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a task says about the forwardings of a master.
+
+    :ivar preferred: ports to take again for forwardings whose port was chosen before.
+    """
+
+    desired: Tuple[Forward, ...]
+    state: str = "present"
+    exclusive: bool = False
+    replace: bool = False
+    verify: str = "listen"
+    preferred: Mapping[Forward, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One forwarding that could not be had.
+
+    :ivar unexplained: whether the server has a reason that it was not asked for.
+    """
+
+    forward: Forward
+    reason: str
+    message: str
+    unexplained: bool = False
+
+
+def plan(wish: Wish, observation: Observation, resolve: Resolve) -> ForwardPlan:
+    """Decide, and refuse what cannot be decided.
+
+    :raises MuxError: ``forward_conflict``.
+    """
+    for one, other in contradictions(wish.desired, resolve):
+        raise MuxError(
+            "forward_conflict", "%s and %s want the same listener in one task" % (one, other)
+        )
+    decided = plan_forwards(
+        wish.desired,
+        observation.records,
+        observation.foreign,
+        resolve=resolve,
+        state=wish.state,
+        exclusive=wish.exclusive,
+        replace=wish.replace,
+    )
+    if decided.conflicts:
+        first = decided.conflicts[0]
+        held = "a forwarding of another tool" if first.held is None else str(first.held.forward)
+        raise MuxError(
+            "forward_conflict",
+            "%s: this master already holds %s there; cancel it, or set on_conflict to replace"
+            % (first.desired, held),
+            forwards=observe.forward_results(observation.records, observation.evidence),
+        )
+    return decided
+
+
+def carry_out(
+    client: MuxClient,
+    decided: ForwardPlan,
+    wish: Wish,
+    observation: Observation,
+    control_path: str,
+    resolve: Resolve,
+) -> Tuple[Tuple[Record, ...], Dict[Forward, Record], List[Failure]]:
+    """Cancel and open what the plan says, over one connection, and write the ledger.
+
+    :returns: what the master holds now, the record of each desired forwarding that is in place,
+        and what failed.
+    """
+    failures: List[Failure] = []
+    gone = _close(client, decided.close, failures)
+    _close_foreign(client, decided, failures)
+    in_place = dict(decided.kept)
+    opened = _open(client, decided.open, wish.preferred, resolve, failures)
+    in_place.update(opened)
+    held = [record for record in observation.records if record not in gone]
+    held += opened.values()
+    seen = None if observation.pid is None else listeners.listening(observation.pid)
+    if seen is not None:
+        held, in_place = _with_inodes(held, in_place, seen, resolve)
+        partial = _partly_bound(list(opened), in_place, seen, resolve)
+        if wish.verify != "none":
+            taken_back = [in_place.pop(failure.forward) for failure in partial]
+            _close(client, taken_back, failures)
+            held = [record for record in held if record not in taken_back]
+            failures += partial
+    write_ledger(control_path, observation, tuple(held), seen or (), resolve)
+    return tuple(held), in_place, failures
+
+
+def carry_out_or_fail(
+    client: MuxClient,
+    decided: ForwardPlan,
+    wish: Wish,
+    observation: Observation,
+    control_path: str,
+    resolve: Resolve,
+) -> Dict[Forward, Record]:
+    """As :func:`carry_out`; the records of the desired forwardings, all of them in place.
+
+    :raises MuxError: the reason of the first one that is not; ``forwards`` tells of each.
+    """
+    _held, in_place, failures = carry_out(client, decided, wish, observation, control_path, resolve)
+    if failures:
+        raise failed(failures, in_place, changed=_anything_done(decided, failures))
+    return in_place
+
+
+def _anything_done(decided: ForwardPlan, failures: Sequence[Failure]) -> bool:
+    tried = len(decided.close) + len(decided.close_foreign) + len(decided.open)
+    return len(failures) < tried
+
+
+def failed(
+    failures: Sequence[Failure], in_place: Mapping[Forward, Record], *, changed: bool
+) -> MuxError:
+    """The failure of a task, naming each forwarding that failed and those that are in place."""
+    lines = ["%s: %s" % (failure.forward, failure.message) for failure in failures]
+    there = ", ".join(str(record.forward) for record in in_place.values()) or "none"
+    return MuxError(
+        failures[0].reason,
+        "%s; in place: %s" % ("; ".join(lines), there),
+        changed=changed,
+        forwards=[
+            *(forward_result(record, "present", None) for record in in_place.values()),
+            *(
+                dict(
+                    forward_result(Record(failure.forward), "failed", None),
+                    reason=failure.reason,
+                    msg=failure.message,
+                )
+                for failure in failures
+            ),
+        ],
+    )
+
+
+def write_ledger(
+    control_path: str,
+    observation: Observation,
+    records: Tuple[Record, ...],
+    seen: Sequence[Listener],
+    resolve: Resolve,
+) -> None:
+    """Record what the master holds now; also for a master that somebody else opened.
+
+    :param seen: the listening sockets of its process.
+    """
+    if observation.pid is None or observation.started is None:
+        return  # a process that we cannot see: nothing could be checked against it later
+    known = observation.ledger or Ledger(
+        observation.pid, observation.started, processes.boot_time()
+    )
+    explained = {key for record in records for key in _places(record.forward, resolve)}
+    foreign = {
+        (listener.address, listener.port)
+        for listener in seen
+        if not observe.is_control_socket(listener, control_path)
+    }
+    ledger_file.write(
+        control_path,
+        replace(
+            known,
+            records=records,
+            foreign=tuple(sorted(foreign - explained)),
+            inodes=listeners.socket_inodes(observation.pid) or frozenset(),
+        ),
+    )
+
+
+def _places(forward: Forward, resolve: Resolve) -> List[Tuple[str, int]]:
+    if forward.side == REMOTE:
+        return []
+    if forward.listen_socket is not None:
+        return [(forward.listen_socket, -1)]
+    return [(address, forward.listen_port or 0) for address in forward.addresses(resolve)]
+
+
+def _close(client: MuxClient, records: Sequence[Record], failures: List[Failure]) -> set[Record]:
+    gone = set()
+    for record, outcome in zip(records, client.close_forwards([to_wire(r) for r in records])):
+        # "port not forwarded": somebody was faster, which is what was wanted.
+        if outcome.ok or "not forwarded" in outcome.message:
+            gone.add(record)
+            if record.forward.side == LOCAL and record.forward.listen_socket is not None:
+                listeners.remove_dead_socket(record.forward.listen_socket)
+        else:
+            failures.append(
+                Failure(
+                    record.forward, "forward_refused", "cannot be cancelled: " + outcome.message
+                )
+            )
+    return gone
+
+
+def _close_foreign(client: MuxClient, decided: ForwardPlan, failures: List[Failure]) -> None:
+    """Cancel listeners of unknown purpose, as far as one can: only SOCKS has no far end to name."""
+    for address, port in decided.close_foreign:
+        guesses = []
+        if port > 0:
+            hosts = {address: None, "localhost": None, "": None, "*": None}
+            forward = Forward("dynamic", listen_host=address, listen_port=port)
+            guesses = [Record(forward, wire_host=host) for host in hosts]
+        outcomes = client.close_forwards([to_wire(guess) for guess in guesses])
+        if not any(outcome.ok for outcome in outcomes):
+            forward = (
+                Forward("local", listen_socket=address)
+                if port < 0
+                else Forward("dynamic", listen_host=address, listen_port=port)
+            )
+            failures.append(
+                Failure(
+                    forward,
+                    "forward_conflict",
+                    "another tool opened the listener %s and OpenSSH cancels a forwarding only by"
+                    " its far end, which it does not tell; ssh_master with state restarted drops it"
+                    % (address if port < 0 else "%s port %d" % (address, port)),
+                )
+            )
+
+
+def _open(
+    client: MuxClient,
+    wanted: Sequence[Forward],
+    preferred: Mapping[Forward, int],
+    resolve: Resolve,
+    failures: List[Failure],
+) -> Dict[Forward, Record]:
+    """Open forwardings, all in one go; the records of those that the master accepted."""
+    opened: Dict[Forward, Record] = {}
+    pending = [_to_open(forward, preferred.get(forward), resolve) for forward in wanted]
+    for attempt in range(_PORT_ATTEMPTS):
+        for record in pending:
+            if record.forward.side == LOCAL and record.forward.listen_socket is not None:
+                listeners.remove_dead_socket(record.forward.listen_socket)
+        again = []
+        for record, outcome in zip(pending, client.open_forwards([to_wire(r) for r in pending])):
+            if outcome.ok:
+                port = outcome.port
+                settled = (
+                    replace(record, forward=record.forward.with_port(port)) if port else record
+                )
+                opened[record.asked] = settled
+            elif record.automatic and record.forward.side == LOCAL and attempt < _PORT_ATTEMPTS - 1:
+                again.append(_to_open(record.asked, None, resolve))
+            elif record.wire_host != wire_hosts(record.forward)[-1]:
+                # Perhaps another tool asked for it, in ssh's own spelling of "no address".
+                again.append(replace(record, wire_host=wire_hosts(record.forward)[-1]))
+            else:
+                failures.append(_refused(record, outcome.message, resolve))
+        pending = again
+        if not pending:
+            break
+    return opened
+
+
+def _settled(record: Record, port: Optional[int]) -> Record:
+    return replace(record, forward=record.forward.with_port(port)) if port else record
+
+
+def _to_open(forward: Forward, port: Optional[int], resolve: Resolve) -> Record:
+    host = wire_hosts(forward)[0]
+    if not forward.automatic:
+        return Record(forward, wire_host=host)
+    if forward.side == LOCAL:
+        # OpenSSH has no -L 0 (readconf.c, parse_forward): the port is chosen here.
+        chosen = port or listeners.free_port(forward.addresses(resolve)) or 0
+        return Record(forward.with_port(chosen), automatic=True, wire_host=host)
+    return Record(forward, automatic=True, wire_host=host)
+
+
+def _refused(record: Record, message: str, resolve: Resolve) -> Failure:
+    """Why: the master says little, for a local listener the system tells more."""
+    forward = record.forward
+    if forward.side == REMOTE:
+        hint = "the port may be in use there, below 1024, or not permitted by PermitListen"
+        if forward.listen_socket is not None:
+            hint = (
+                "a socket file may be left there from before, which the server removes by itself"
+                " only with StreamLocalBindUnlink yes in its sshd_config"
+            )
+        return Failure(
+            record.asked, "forward_refused", "the server refuses it (%s): %s" % (message, hint)
+        )
+    if forward.listen_socket is not None:
+        if os.path.lexists(forward.listen_socket):
+            return Failure(
+                record.asked, "listen_in_use", "%s exists already" % forward.listen_socket
+            )
+        return Failure(record.asked, "forward_refused", message)
+    port = forward.listen_port or 0
+    addresses = sorted(forward.addresses(resolve))
+    if not addresses:
+        return Failure(
+            record.asked, "forward_refused", "%s has no address here" % forward.listen_host
+        )
+    codes = {address: listeners.bind_error(address, port) for address in addresses}
+    for address, code in codes.items():
+        if code == errno.EADDRINUSE:
+            return Failure(
+                record.asked,
+                "listen_in_use",
+                "another process listens on %s port %d" % (address, port),
+            )
+    for address, code in codes.items():
+        if code is not None:
+            return Failure(
+                record.asked,
+                "forward_refused",
+                "%s port %d: %s" % (address, port, os.strerror(code)),
+            )
+    return Failure(record.asked, "forward_refused", message)
+
+
+def _with_inodes(
+    held: Sequence[Record],
+    in_place: Mapping[Forward, Record],
+    seen: Sequence[Listener],
+    resolve: Resolve,
+) -> Tuple[List[Record], Dict[Forward, Record]]:
+    by_address = listeners.by_address(seen)
+    renewed: Dict[Record, Record] = {}
+    for record in held:
+        found = (by_address.get(place) for place in _places(record.forward, resolve))
+        inodes = frozenset(item.inode for item in found if item and item.inode is not None)
+        renewed[record] = replace(record, inodes=inodes)
+    return (
+        list(renewed.values()),
+        {wanted: renewed.get(record, record) for wanted, record in in_place.items()},
+    )
+
+
+def _partly_bound(
+    opened: Sequence[Forward],
+    in_place: Mapping[Forward, Record],
+    seen: Sequence[Listener],
+    resolve: Resolve,
+) -> List[Failure]:
+    """Forwardings that the master calls open but which somebody else holds in part.
+
+    With 127.0.0.1 taken, "localhost" binds ::1 alone and reports success (channels.c,
+    channel_setup_fwd_listener_tcpip): a connection would reach the other program.
+    """
+    by_address = listeners.by_address(seen)
+    found = []
+    for forward in opened:
+        for address, port in _places(in_place[forward].forward, resolve):
+            if (address, port) in by_address or port < 0:
+                continue
+            if listeners.bind_error(address, port) == errno.EADDRINUSE:
+                found.append(
+                    Failure(
+                        forward,
+                        "listen_in_use",
+                        "another process listens on %s port %d" % (address, port),
+                    )
+                )
+                break
+    return found
+
+
+def can_be_tried(forward: Forward, openssh: Optional[str]) -> bool:
+    """Whether :func:`unreachable` can tell anything about a forwarding.
+
+    A master opens a stdio forwarding to a unix socket since OpenSSH 9.4; an older one asks the
+    server for a host of that name (channels.c, channel_connect_stdio_fwd).
+
+    :param openssh: the version of the master, where it is known.
+    """
+    if forward.connect is None:
+        return False
+    if forward.type == REMOTE or forward.connect_socket is None:
+        return True
+    version = re.match(r"OpenSSH_(\d+)\.(\d+)", openssh or "")
+    return version is not None and (int(version.group(1)), int(version.group(2))) >= (9, 4)
+
+
+def unreachable(
+    wanted: Sequence[Forward],
+    control_path: str,
+    context: Context,
+    *,
+    openssh: Optional[str],
+    timeout: float,
+) -> List[Failure]:
+    """Try the far end of each forwarding: through the master, or from here for remote ones."""
+    tried = [forward for forward in wanted if can_be_tried(forward, openssh)]
+    with ThreadPoolExecutor(max_workers=max(1, min(len(tried), _AT_ONCE))) as threads:
+        found = threads.map(lambda f: _try_far_end(f, control_path, context, timeout), tried)
+        failed = [failure for failure in found if failure is not None]
+    return [_explained(failure, control_path, context, timeout) for failure in failed]
+
+
+def _explained(failure: Failure, control_path: str, context: Context, timeout: float) -> Failure:
+    if not failure.unexplained:
+        return failure
+    place = _wire_far_end(failure.forward)
+    why = far_end.refusal(control_path, context.connector(control_path, timeout), *place)
+    return failure if why is None else _far_end_failure(failure.forward, why)
+
+
+def _try_far_end(
+    forward: Forward, control_path: str, context: Context, timeout: float
+) -> Optional[Failure]:
+    try:
+        if forward.type == REMOTE:
+            _connect_here(forward, timeout)
+        else:
+            # A listening port proves nothing about the far end.
+            connect = context.connector(control_path, timeout)
+            with far_end.reached(connect, *_wire_far_end(forward)):
+                pass
+    except (OSError, MuxClientError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, (MuxTimeout, socket.timeout)):
+            why = "no answer within %g seconds" % timeout
+        return _far_end_failure(forward, why, unexplained=isinstance(error, MuxRefused))
+    return None
+
+
+def _far_end_failure(forward: Forward, why: str, *, unexplained: bool = False) -> Failure:
+    place = "from here" if forward.type == REMOTE else "from the bastion"
+    message = "%s cannot be reached %s: %s" % (forward.connect, place, why)
+    return Failure(forward, "destination_unreachable", message, unexplained)
+
+
+def _connect_here(forward: Forward, timeout: float) -> None:
+    if forward.connect_socket is not None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(timeout)
+            probe.connect(forward.connect_socket)
+        return
+    address = (forward.connect_host or "", forward.connect_port or 0)
+    socket.create_connection(address, timeout).close()
+
+
+def _wire_far_end(forward: Forward) -> Tuple[str, int]:
+    if forward.connect_socket is not None:
+        return forward.connect_socket, STREAMLOCAL
+    return forward.connect_host or "", forward.connect_port or 0
