@@ -1,0 +1,80 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for tests against a real sshd: a short directory, a bastion in it, no leftovers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.accounts import Account, throwaway_account
+from tests.support.leaks import MARK, LeakWatch
+from tests.support.sshd import Sshd, sshd_path
+from tests.support.workdir import short_dir
+
+
+@pytest.fixture(autouse=True)
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeakWatch]:
+    """Fails a test after which something that it started lives on, and cleans up."""
+    with short_dir() as path:
+        home = path / "h"
+        home.mkdir(mode=0o700)
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv(MARK, str(path))
+        # A stopped master has overwritten its arguments and environment: its folder tells.
+        monkeypatch.chdir(path)
+        for name in ("SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        leaks = LeakWatch(path)
+        yield leaks
+        left = leaks.settle()
+        assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def work(watch: LeakWatch) -> Path:
+    """The test's own short directory; HOME is `h` in it."""
+    return watch.directory
+
+
+@pytest.fixture
+def make_sshd(watch: LeakWatch) -> Iterator[Callable[..., Sshd]]:
+    """`make_sshd(**arguments of Sshd)` starts an sshd; all of them end with the test.
+
+    They end after the search for leftovers: a master that is still connected would go with them.
+    """
+    if sshd_path() is None:
+        pytest.skip("OpenSSH's server (sshd) is not installed")
+    started: list[Sshd] = []
+
+    def make(**arguments: Any) -> Sshd:
+        server = Sshd(watch.directory, **arguments)
+        started.append(server)
+        return server.start()
+
+    yield make
+    spared = {process.pid for server in started for process in server.processes(listener=True)}
+    left = watch.settle(spared)
+    for server in started:
+        server.stop()
+    assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def bastion(make_sshd: Callable[..., Sshd]) -> Sshd:
+    """A running sshd."""
+    return make_sshd()
+
+
+@pytest.fixture
+def account(work: Path) -> Iterator[Account]:
+    """An account with a password, for an sshd with `user=account.name`."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make an account whose password sshd accepts")
+    with throwaway_account(work) as made:
+        yield made

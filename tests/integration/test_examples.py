@@ -1,0 +1,139 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The examples that the documentation shows work as they stand, against a real bastion.
+
+Names of a network that does not exist here (`db.internal`) are replaced by services on loopback,
+and `ssh` by one that finds `bastion` in a configuration of the test's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.client import Ssh
+from tests.support.playbook import CHECKOUT, ansible_environment, run_playbook
+from tests.support.services import Page
+from tests.support.sshd import Sshd
+
+GUIDE = CHECKOUT / "docs/docsite/rst"
+CODE_BLOCK = re.compile(r"^\.\. code-block:: yaml.*\n\n((?:    .*\n|\n)+)", re.MULTILINE)
+MODULES = ("ssh_forward", "ssh_master", "ssh_master_info")
+
+
+def _plays(text: str) -> list[list[dict[str, Any]]]:
+    """The playbooks among the code blocks of a page."""
+    blocks = [textwrap.dedent(block) for block in CODE_BLOCK.findall(text)]
+    parsed = [yaml.safe_load(block) for block in blocks]
+    return [block for block in parsed if isinstance(block, list) and "hosts" in block[0]]
+
+
+PAGES = [
+    pytest.param(page, number, id=f"{page.stem}-{number}")
+    for page in sorted(GUIDE.glob("*.rst"))
+    for number in range(len(_plays(page.read_text(encoding="utf-8"))))
+]
+
+
+@pytest.fixture
+def service() -> Iterator[Page]:
+    """Stands for whatever the examples look for behind the bastion."""
+    with Page() as running:
+        yield running
+
+
+@pytest.fixture
+def world(work: Path, bastion: Sshd) -> Iterator[Mapping[str, str]]:
+    """An environment in which `ssh bastion` works; the masters that are left are closed."""
+    config = bastion.ssh_config()
+    programs = work / "bin"
+    programs.mkdir()
+    for name in ("ssh", "sftp", "scp"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {config} "$@"\n')
+        program.chmod(0o755)
+    yield {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    ssh = Ssh(config)
+    for socket in (work / "h/.ansible/mux").glob("*"):
+        if socket.is_socket():
+            ssh.control(socket, "exit")
+
+
+def _localised(text: str, service: Page) -> str:
+    far_end = f"127.0.0.1:{service.port}"
+    text = text.replace("http://web.internal/", f"http://{far_end}/")
+    return re.sub(r"\b(?:db|web)\.internal:\d+", far_end, text)
+
+
+def _run_twice(
+    work: Path, world: Mapping[str, str], playbook: str, server: Sshd, **extra: Any
+) -> None:
+    inventory = {
+        "all": {
+            "hosts": {"localhost": {"ansible_connection": "local"}},
+            "children": {"bastions": {"hosts": {"bastion": {}}}},
+        }
+    }
+    first = run_playbook(work, playbook, inventory=inventory, env=world, extra_vars=extra).ok()
+    assert first.results
+    logins = server.logins()
+    second = run_playbook(work, playbook, inventory=inventory, env=world, extra_vars=extra).ok()
+    if "absent" not in playbook and "restarted" not in playbook:
+        assert second.changed() == 0, str(second)
+        assert server.logins() == logins
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_of_a_module(
+    module: str, work: Path, world: Mapping[str, str], bastion: Sshd, service: Page
+) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "ansible", "doc", "--json", f"bastion.mux.{module}"],
+        env=ansible_environment(work),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    examples = json.loads(shown.stdout)[f"bastion.mux.{module}"]["examples"]
+    _run_twice(work, world, _localised(examples, service), bastion)
+
+
+@pytest.mark.parametrize(("rst", "number"), PAGES)
+def test_playbooks_of_the_guide(
+    rst: Path,
+    number: int,
+    work: Path,
+    world: Mapping[str, str],
+    bastion: Sshd,
+    service: Page,
+) -> None:
+    plays = _plays(rst.read_text(encoding="utf-8"))[number]
+    _run_twice(work, world, _localised(yaml.safe_dump(plays), service), bastion)
+
+
+def test_first_playbook_of_the_readme(
+    work: Path, world: Mapping[str, str], bastion: Sshd, service: Page
+) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    assert first is not None
+    _run_twice(
+        work,
+        world,
+        first.group(1),
+        bastion,
+        bastion="bastion",
+        web=f"127.0.0.1:{service.port}",
+    )

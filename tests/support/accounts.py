@@ -1,0 +1,50 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A throwaway account, for the ways to log in that need a password."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.waiting import wait_for
+
+
+@dataclass(frozen=True)
+class Account:
+    name: str
+    password: str
+    home: Path
+
+
+@contextlib.contextmanager
+def throwaway_account(directory: Path) -> Iterator[Account]:
+    """An account with a known password, its home below `directory`. Only root can have one."""
+    assert os.getuid() == 0
+    account = Account(f"bm{secrets.token_hex(4)}", secrets.token_urlsafe(12), directory / "home")
+    # Its session has to reach its home, and the control sockets beside it stay private.
+    directory.chmod(0o711)
+    add = ["useradd", "--no-log-init", "--create-home", "--home-dir", str(account.home)]
+    _run([*add, "--skel", "/nonexistent", "--shell", "/bin/sh", account.name])
+    try:
+        _run(["chpasswd"], f"{account.name}:{account.password}\n")
+        yield account
+    finally:
+        # Its last session may not have ended yet: force.
+        _run(["userdel", "--force", account.name])
+
+
+def _run(command: list[str], text: str = "") -> None:
+    def done() -> bool:
+        said = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        # Tests that run beside this one may hold the lock of /etc/passwd.
+        assert said.returncode == 0 or "lock" in said.stderr, said.stderr
+        return said.returncode == 0
+
+    wait_for(done, f"{command[0]} succeeds", 30)
