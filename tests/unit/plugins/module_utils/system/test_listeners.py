@@ -134,7 +134,7 @@ def test_the_inodes_are_all_sockets_of_a_process() -> None:
 @on_linux
 def test_connected_unix_sockets_are_those_that_do_not_listen(work: Path) -> None:
     one, other = socket.socketpair()
-    with listen_unix(work / "a") as listener, one, other:
+    with one, other, listen_unix(work / "a") as listener:
         found = listeners.connected_unix_inodes(os.getpid())
         assert {inode(one), inode(other)} <= found
         assert inode(listener) not in found
