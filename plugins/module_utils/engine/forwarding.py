@@ -25,7 +25,7 @@ from ..system import ledger_file, listeners, processes
 from ..system.listeners import Listener
 from ..system.mux_client import MuxClient, MuxClientError, MuxRefused, MuxTimeout
 from . import far_end, observe
-from .observe import Observation, forward_result, to_wire, wire_hosts
+from .observe import Observation, forward_result, places, to_wire, wire_hosts
 from .place import Context
 
 #: Far ends that are tried at once: those which do not answer then cost one timeout together.
@@ -190,7 +190,7 @@ def write_ledger(
     known = observation.ledger or Ledger(
         observation.pid, observation.started, processes.boot_time()
     )
-    explained = {key for record in records for key in _places(record.forward, resolve)}
+    explained = {key for record in records for key in places(record.forward, resolve)}
     foreign = {
         (listener.address, listener.port)
         for listener in seen
@@ -205,14 +205,6 @@ def write_ledger(
             inodes=listeners.socket_inodes(observation.pid) or frozenset(),
         ),
     )
-
-
-def _places(forward: Forward, resolve: Resolve) -> List[Tuple[str, int]]:
-    if forward.side == REMOTE:
-        return []
-    if forward.listen_socket is not None:
-        return [(forward.listen_socket, -1)]
-    return [(address, forward.listen_port or 0) for address in forward.addresses(resolve)]
 
 
 def _close(client: MuxClient, records: Sequence[Record], failures: List[Failure]) -> set[Record]:
@@ -275,11 +267,7 @@ def _open(
         again = []
         for record, outcome in zip(pending, client.open_forwards([to_wire(r) for r in pending])):
             if outcome.ok:
-                port = outcome.port
-                settled = (
-                    replace(record, forward=record.forward.with_port(port)) if port else record
-                )
-                opened[record.asked] = settled
+                opened[record.asked] = _settled(record, outcome.port)
             elif record.automatic and record.forward.side == LOCAL and attempt < _PORT_ATTEMPTS - 1:
                 again.append(_to_open(record.asked, None, resolve))
             elif record.wire_host != wire_hosts(record.forward)[-1]:
@@ -360,7 +348,7 @@ def _with_inodes(
     by_address = listeners.by_address(seen)
     renewed: Dict[Record, Record] = {}
     for record in held:
-        found = (by_address.get(place) for place in _places(record.forward, resolve))
+        found = (by_address.get(place) for place in places(record.forward, resolve))
         inodes = frozenset(item.inode for item in found if item and item.inode is not None)
         renewed[record] = replace(record, inodes=inodes)
     return (
@@ -383,7 +371,7 @@ def _partly_bound(
     by_address = listeners.by_address(seen)
     found = []
     for forward in opened:
-        for address, port in _places(in_place[forward].forward, resolve):
+        for address, port in places(in_place[forward].forward, resolve):
             if (address, port) in by_address or port < 0:
                 continue
             if listeners.bind_error(address, port) == errno.EADDRINUSE:
