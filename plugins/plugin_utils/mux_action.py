@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -39,6 +40,12 @@ _FROM_INVENTORY = {
     "identity_file": ("ansible_ssh_private_key_file", "ansible_private_key_file"),
     "password": ("ansible_password", "ansible_ssh_password", "ansible_ssh_pass"),
 }
+
+
+def _in_words(error: Exception) -> str:
+    # The validator leaves the beginning of this sentence to its caller, as AnsibleModule's.
+    start = "Unsupported parameters: " if isinstance(error, UnsupportedError) else ""
+    return f"{start}{error}"
 
 
 class MuxAction(ActionBase):
@@ -105,7 +112,7 @@ class MuxAction(ActionBase):
     def _validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         checked = ArgumentSpecValidator(self.argument_spec).validate(dict(arguments))
         if checked.error_messages:
-            raise MuxError("invalid", "; ".join(checked.error_messages))
+            raise MuxError("invalid", "; ".join(_in_words(error) for error in checked.errors))
         return dict(checked.validated_parameters)
 
     def complete(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> list[str]:
