@@ -157,7 +157,7 @@ def test_the_health_of_a_forwarding(
     assert (described["health"], described["words"], described["detail"]) == (health, words, detail)
 
 
-MASTERS = {
+MASTERS: dict[str, tuple[Dict, str, str, str]] = {
     "alive": (master(), "good", "alive", ""),
     "tried": (master(probe=REACHED), "good", "alive", ""),
     "unmanaged": (master(managed=False, openssh=None), "good", "alive", ""),
