@@ -76,9 +76,9 @@ def gone(name: str, **more: Any) -> Dict:
     return {**master(name), **unknown, **dead, **more}
 
 
-REACHED = {"reachable": True, "msg": None}
-REFUSED = {"reachable": False, "msg": "db port 5432: connect failed: Connection refused"}
-CUT_OFF = {"reachable": False, "msg": "no answer within 10 s"}
+REACHED: Dict = {"reachable": True, "msg": None}
+REFUSED: Dict = {"reachable": False, "msg": "db port 5432: connect failed: Connection refused"}
+CUT_OFF: Dict = {"reachable": False, "msg": "no answer within 10 s"}
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e\n"
 
 
