@@ -66,7 +66,14 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
         raise MuxError("invalid", "state %s ends every forwarding; name none" % state)
     place = locate(params, context, login=state in (plans.PRESENT, plans.RESTARTED))
     resolve = listeners.resolver()
+    written = ledger_file.stamp(place.control_path)
     found = _look(place, wish, context, resolve)
+    if found.alive and (
+        ledger_file.settles(place.control_path, timeout=_lock_bound(place))
+        or ledger_file.stamp(place.control_path) != written
+    ):
+        # Another run has only just opened it: without a ledger, or without its forwardings yet.
+        found = _look(place, wish, context, resolve)
     outcome = _Outcome(found, _decide(params, place, wish, found, context, resolve), found)
     if outcome.decided.actions and not context.check_mode:
         outcome = _apply(params, place, wish, context, resolve)
@@ -151,8 +158,7 @@ def _apply(
 ) -> _Outcome:
     """Do it, under the lock and from what is there by then: another run may have been first."""
     lifecycle.prepare(place)
-    bound = 2 * (lifecycle.login_bound(place) + place.timeout)
-    with ledger_file.lock(place.control_path, timeout=bound) as lock:
+    with ledger_file.lock(place.control_path, timeout=_lock_bound(place)) as lock:
         lifecycle.recover(place.control_path, context, timeout=place.timeout)
         found = _look(place, wish, context, resolve)
         decided = _decide(params, place, wish, found, context, resolve)
@@ -160,6 +166,11 @@ def _apply(
         if decided.actions:
             after = _carry_out(place, decided, found, context, lock, resolve)
         return _Outcome(found, decided, after)
+
+
+def _lock_bound(place: Place) -> float:
+    """How long others may hold the lock: two logins, with all that belongs to them."""
+    return 2 * (lifecycle.login_bound(place) + place.timeout)
 
 
 def _carry_out(

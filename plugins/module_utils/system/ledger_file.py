@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 from ..model import ledger as text
 from ..model.errors import MuxError
@@ -26,6 +26,9 @@ from .processes import POLL
 #: For how long the hosts of one task share a failed attempt, in seconds: all of them want to be
 #: told the same, and a host that comes minutes later (strategy free) deserves a new one.
 _SHARED_FOR = 60.0
+
+#: What is added to a control path for the file of its lock.
+LOCK = ".lock"
 
 
 def path_of(control_path: str) -> str:
@@ -65,6 +68,15 @@ def write(control_path: str, ledger: Ledger) -> None:
         raise MuxError(
             "invalid", "the ledger %s cannot be written: %s" % (path_of(control_path), error)
         ) from None
+
+
+def stamp(control_path: str) -> Optional[Tuple[int, int]]:
+    """What tells one state of the ledger from every other; ``None`` where there is none."""
+    try:
+        status = os.stat(path_of(control_path), follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def remove(control_path: str) -> None:
@@ -129,7 +141,7 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
 
     :raises MuxError: ``timeout`` where another run holds it for longer than ``timeout`` seconds.
     """
-    path = control_path + ".lock"
+    path = control_path + LOCK
     began = time.time()
     deadline = time.monotonic() + timeout
     while True:
@@ -153,6 +165,27 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
             # Unlinked while it is held: who waits for it sees that and makes a new one.
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        os.close(descriptor)
+
+
+def settles(control_path: str, *, timeout: float) -> bool:
+    """Wait for the run that holds the lock, at most ``timeout`` seconds; makes no file.
+
+    :returns: whether there was one.
+    """
+    path = control_path + LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not _is_at(descriptor, path)
+    except BlockingIOError:
+        with contextlib.suppress(MuxError):
+            _acquire(descriptor, path, time.monotonic() + timeout, timeout)
+        return True
+    finally:
         os.close(descriptor)
 
 

@@ -122,11 +122,16 @@ def names_socket(name: str, socket_path: str) -> bool:
 
 
 def with_arguments(arguments: List[str], since: float) -> List[int]:
-    """Processes of exactly this argument list that were started at ``since`` or later."""
+    """Processes with exactly these arguments that were started at ``since`` or later.
+
+    The program may be a wrapper, which runs ssh under another name or with arguments of its own.
+    """
+    wanted = arguments[1:]
     found = []
     for process in psutil.process_iter():
         try:
-            if process.cmdline() == arguments and process.create_time() >= since - SAME_START:
+            same = process.cmdline()[1:][-len(wanted) :] == wanted
+            if same and process.create_time() >= since - SAME_START:
                 found.append(int(process.pid))
         except (psutil.Error, OSError):
             continue
