@@ -121,6 +121,8 @@ class Target:
             add("ssh_config", "-F", self.ssh_config)
         for keyword, value in self.ssh_options:
             add("ssh_options", "-o", "%s=%s" % (keyword, value))
+        # A configuration for people may say QUIET: neither a failure nor a lost race would be seen.
+        add("what it says is read", "-o", "LogLevel=INFO")
         if self.port is not None:
             add("port", "-p", str(self.port))
         if self.user is not None:
