@@ -212,6 +212,7 @@ def _look_closer(
         if not is_control_socket(listener, control_path)
     }
     records: List[Record] = [record for record in recorded if record.forward.side == REMOTE]
+    settled: Set[Record] = set()
     doubtful: List[Record] = []
     for record in recorded:
         if record.forward.side != LOCAL:
@@ -221,6 +222,7 @@ def _look_closer(
             continue  # cancelled behind our back
         if record.inodes and record.inodes == {listener.inode for listener in sockets.values()}:
             records.append(record)
+            settled.add(record)
             for key in sockets:
                 del free[key]
         else:
@@ -236,7 +238,11 @@ def _look_closer(
             for key in sockets:
                 del free[key]
     there = frozenset(listeners.by_address(seen)) - frozenset(free)
-    broken = frozenset(record for record in records if _is_broken(record.forward, there, resolve))
+    broken = frozenset(
+        record
+        for record in records
+        if _is_broken(record.forward, there, resolve, settled=record in settled)
+    )
     # What was recorded of a broken one is never enough to find it unchanged.
     kept = tuple(replace(r, inodes=frozenset()) if r in broken else r for r in records)
     return _Known(
@@ -291,20 +297,24 @@ def _has_its_file(forward: Forward) -> bool:
     return forward.listen_socket is None or listeners.is_socket(forward.listen_socket)
 
 
-def _is_broken(forward: Forward, there: FrozenSet[Tuple[str, int]], resolve: Resolve) -> bool:
+def _is_broken(
+    forward: Forward, there: FrozenSet[Tuple[str, int]], resolve: Resolve, *, settled: bool
+) -> bool:
     """Whether a connection to where a forwarding listens would not reach the master.
 
     With 127.0.0.1 taken, "localhost" binds ::1 alone and reports success (channels.c,
     channel_setup_fwd_listener_tcpip). A unix socket's file can be removed.
+
+    :param settled: whether it listens as it did when it was recorded. An address that is free and
+        that it does not listen on is then none of its own, for one because of AddressFamily.
     """
     if forward.side == REMOTE:
         return False
     if forward.listen_socket is not None:
         return not _has_its_file(forward)
-    return any(
-        place not in there and listeners.bind_error(*place) == errno.EADDRINUSE
-        for place in places(forward, resolve)
-    )
+    missing = [place for place in places(forward, resolve) if place not in there]
+    could = {listeners.bind_error(*place) for place in missing}
+    return errno.EADDRINUSE in could or (None in could and not settled)
 
 
 def _candidates(
