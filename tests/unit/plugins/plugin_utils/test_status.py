@@ -13,9 +13,11 @@ from typing import Any
 
 import jinja2
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.bastion.mux.plugins.module_utils.engine import spec
 from ansible_collections.bastion.mux.plugins.plugin_utils import status
 from tests.support.playbook import CHECKOUT
 
@@ -441,3 +443,11 @@ def test_the_page_tells_the_condition(case: str) -> None:
     assert words in text
     assert detail in text
     assert ("of another program" in text) == (case == "unmanaged")
+
+
+# -- the playbook ----------------------------------------------------------------------------------
+
+
+def test_the_playbook_knows_what_names_a_master() -> None:
+    (play,) = yaml.safe_load((CHECKOUT / "playbooks/status.yml").read_text(encoding="utf-8"))
+    assert play["vars"]["status_names"] == list(spec.MASTER)
