@@ -83,7 +83,10 @@ def make(directory: str) -> None:
             raise MuxError(
                 "invalid", "the directory %s of control_path cannot be made: %s" % (path, error)
             ) from None
-    check(directory)
+    if not check(directory):
+        raise MuxError(
+            "invalid", "the directory %s of control_path is a link to nothing" % directory
+        )
 
 
 def _refusal(directory: str, why: str) -> MuxError:

@@ -39,7 +39,9 @@ def path_of(control_path: str) -> str:
 def read(control_path: str) -> Optional[Ledger]:
     """The ledger, or ``None`` where it is missing, damaged or another user's."""
     try:
-        descriptor = os.open(path_of(control_path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK a named pipe would be waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path_of(control_path), flags)
         with open(descriptor, encoding="utf-8") as file:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
@@ -86,7 +88,7 @@ def remove(control_path: str) -> None:
 
 
 @dataclass(frozen=True)
-class Failure:
+class _Failure:
     """How an attempt to open a master ended, for those who would only repeat it.
 
     :ivar key: what was attempted.
@@ -113,23 +115,25 @@ class Lock:
         #: Whether the lock's file stays when it is released, for what is written in it.
         self.kept = False
 
-    def failure(self, key: str, round_: Optional[str]) -> Optional[Failure]:
+    def failure(self, key: str, round_: Optional[str]) -> Optional[MuxError]:
         """The failure to share: of this very attempt, and recent."""
         try:
-            record = Failure(**json.loads(os.pread(self._descriptor, 65536, 0).decode("utf-8")))
+            written = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+            record = _Failure(**json.loads(written.decode("utf-8")))
+            error = MuxError(record.reason, record.message)
             waited = record.at >= self._began
             same_round = round_ is not None and record.round == round_
             fresh = 0 <= time.time() - record.at < _SHARED_FOR
-        except (ValueError, TypeError, OSError):
+        except (ValueError, TypeError, RecursionError, OSError):
             return None
         if record.key != key or not (waited or (same_round and fresh)):
             return None
         self.kept = True
-        return record
+        return error
 
     def fail(self, key: str, round_: Optional[str], error: MuxError) -> None:
         """Leave a failure for the others."""
-        record = Failure(key, round_, time.time(), error.reason, error.message)
+        record = _Failure(key, round_, time.time(), error.reason, error.message)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(asdict(record)).encode("utf-8"), 0)
         self.kept = True
