@@ -129,11 +129,11 @@ def test_first_playbook_of_the_readme(
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     first = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)
     assert first is not None
-    _run_twice(
-        work,
-        world,
-        first.group(1),
-        bastion,
-        bastion="bastion",
-        web=f"127.0.0.1:{service.port}",
-    )
+    names = {"bastion": "bastion", "web": f"127.0.0.1:{service.port}"}
+    for changes in (1, 0):
+        dry: dict[str, Any] = {"check": True, "diff": True, "env": world, "extra_vars": names}
+        foretold = run_playbook(work, first.group(1), **dry).ok()
+        assert foretold.changed() == changes
+        assert foretold.task("Show its answer").event == ("skipped" if changes else "ok")
+        assert "template error" not in foretold.stdout + foretold.stderr
+        _run_twice(work, world, first.group(1), bastion, **names)
