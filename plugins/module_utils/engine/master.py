@@ -66,6 +66,8 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
         raise MuxError("invalid", "state %s ends every forwarding; name none" % state)
     place = locate(params, context, login=state in (plans.PRESENT, plans.RESTARTED))
     resolve = listeners.resolver()
+    if lifecycle.is_interrupted(place.control_path) and not context.check_mode:
+        return _result(place, _apply(params, place, wish, context, resolve))
     written = ledger_file.stamp(place.control_path)
     found = _look(place, wish, context, resolve)
     if found.alive and (
@@ -77,7 +79,6 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     outcome = _Outcome(found, _decide(params, place, wish, found, context, resolve), found)
     if outcome.decided.actions and not context.check_mode:
         outcome = _apply(params, place, wish, context, resolve)
-        _drain(params["drain_timeout"], outcome)
     return _result(place, outcome)
 
 
@@ -159,13 +160,17 @@ def _apply(
     """Do it, under the lock and from what is there by then: another run may have been first."""
     lifecycle.prepare(place)
     with ledger_file.lock(place.control_path, timeout=_lock_bound(place)) as lock:
-        lifecycle.recover(place.control_path, context, timeout=place.timeout)
+        left = lifecycle.recover(place, context)
         found = _look(place, wish, context, resolve)
+        if left and params["state"] in (plans.PRESENT, plans.RESTARTED):
+            wish = _with_restored(wish, replace(found, records=left), params["restore"], resolve)
         decided = _decide(params, place, wish, found, context, resolve)
         after = found
         if decided.actions:
             after = _carry_out(place, decided, found, context, lock, resolve)
-        return _Outcome(found, decided, after)
+    outcome = _Outcome(found, decided, after)
+    _drain(params["drain_timeout"], outcome)
+    return outcome
 
 
 def _lock_bound(place: Place) -> float:

@@ -87,7 +87,7 @@ def assert_silent(run: PlaybookResult, secret: str) -> None:
 
 def failures(bastion: Sshd) -> int:
     """How many attempts the server refused that had a password in them."""
-    return len(re.findall(r"^Failed (password|keyboard-interactive\S*) for", bastion.log(), re.M))
+    return len(re.findall(r"(?m)^Failed (password|keyboard-interactive\S*) for", bastion.log()))
 
 
 @pytest.fixture(params=ASKING)
