@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from ansible_collections.bastion.mux.plugins.module_utils.model.target import (
 )
 from ansible_collections.bastion.mux.plugins.module_utils.system import master_log
 from ansible_collections.bastion.mux.plugins.module_utils.system.askpass import Secrets
-from ansible_collections.bastion.mux.plugins.module_utils.system.ssh import Ssh
+from ansible_collections.bastion.mux.plugins.module_utils.system.ssh import LostRace, Ssh
+from tests.support.client import clients
 from tests.support.services import Page, connect, free_port
 from tests.support.sshd import Sshd, make_key, public_key
 from tests.support.tasks import close_all
@@ -42,8 +44,8 @@ class Stage:
 
     def target(self, *, sshd: Any = None, ssh: Any = None, more: str = "", **params: Any) -> Target:
         """A bastion with these options of sshd_config and, for its host, of ssh_config."""
-        bastion = self.make_sshd(options=sshd)
-        config = bastion.ssh_config(options=ssh, more=more)
+        self.bastion = self.make_sshd(options=sshd)
+        config = self.bastion.ssh_config(options=ssh, more=more)
         return Target("bastion", ssh_config=str(config), **params)
 
     def behind(self, *, sshd: Any = None, ssh: Any = None, port: int | None = None) -> Target:
@@ -381,3 +383,14 @@ def test_what_the_stage_sets_up_is_no_failure_by_itself(stage: Stage) -> None:
     path = stage.work / "s"
     open_master(stage.behind(), path)
     assert path.is_socket()
+
+
+def test_a_lost_race_leaves_the_winner_and_no_orphan(stage: Stage) -> None:
+    path, target = stage.work / "s", stage.target(ssh={"LogLevel": "QUIET"})
+    open_master(target, path)
+    (winner,) = clients(stage.bastion.port)
+    for persist in ("yes", "600"):
+        with pytest.raises(LostRace):
+            open_master(replace(target, persist=persist), path)
+        wait_for(lambda: len(clients(stage.bastion.port)) == 1, "the end of the loser")
+    assert clients(stage.bastion.port) == [winner]

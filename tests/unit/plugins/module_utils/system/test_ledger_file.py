@@ -216,8 +216,8 @@ def test_who_comes_later_shares_it_in_the_same_task(
     path: str, failed: Any, comes: Any, told: Optional[str]
 ) -> None:
     with ledger_file.lock(path, timeout=0) as lock:
-        lock.fail(*failed, DENIED)
-    assert shared(path, *comes) == told
+        lock.fail(failed[0], failed[1], DENIED)
+    assert shared(path, comes[0], comes[1]) == told
     # Whoever does not share it tries for himself, and what was written is gone.
     assert os.path.exists(path + ".lock") is (told is not None)
 
