@@ -33,6 +33,19 @@ def test_every_reason_has_its_section_in_troubleshooting() -> None:
     assert headings == sorted(REASONS)
 
 
+#: What naming a master can end with, whichever module does it.
+NAMING = {"control_dir_insecure", "control_path_too_long", "invalid", "ssh_missing", "timeout"}
+
+
+def test_every_module_documents_its_reasons() -> None:
+    documented = {}
+    for path in sorted((ROOT / "plugins" / "modules").glob("*.py")):
+        returned = path.read_text(encoding="utf-8").partition('RETURN = r"""')[2]
+        documented[path.stem] = set(re.findall(r"^    - V\((\w+)\) - ", returned, re.MULTILINE))
+    assert all(reasons >= NAMING for reasons in documented.values()), documented
+    assert set().union(*documented.values()) == REASONS
+
+
 def test_every_reason_is_given_somewhere_and_no_other() -> None:
     """Reasons are written as literals, so that a typo is found without running into it."""
     given = set()
