@@ -392,5 +392,6 @@ def test_a_lost_race_leaves_the_winner_and_no_orphan(stage: Stage) -> None:
     for persist in ("yes", "600"):
         with pytest.raises(LostRace):
             open_master(replace(target, persist=persist), path)
+        assert path.is_socket()
         wait_for(lambda: len(clients(stage.bastion.port)) == 1, "the end of the loser")
     assert clients(stage.bastion.port) == [winner]

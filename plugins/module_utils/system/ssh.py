@@ -161,9 +161,10 @@ class Ssh:
             # It has a connection of its own that nobody can reach, here or in the background.
             if process.returncode is None:
                 _kill_group(process)
+            winner = processes.holder_of(control_path)
             for orphan in processes.with_arguments(command, since):
                 started = processes.start_time(orphan)
-                if started is not None:
+                if started is not None and orphan != winner:
                     processes.end(orphan, started, grace=1.0)
             raise LostRace(own)
         if process.returncode != 0:
