@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def master(ssh: Ssh, path: Path) -> int:
 
 
 @pytest.fixture
-def login(bastion: Sshd, closing: None) -> dict[str, str]:
+def login(bastion: Sshd, closing: None) -> dict[str, Any]:
     """What a task has to say so that a master can be opened."""
     return {"host": "bastion", "ssh_config": str(bastion.ssh_config())}
 
