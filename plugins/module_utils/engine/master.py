@@ -116,10 +116,10 @@ def _decide(
         on_drift=params["on_drift"],
         force=params["force"],
     )
-    if plans.OPEN in steps and place.target is None:
+    if place.target is None and set(plans.OPENING) & set(steps):
         raise MuxError(
-            "not_running",
-            "no master at %s; to open one, host is needed" % place.control_path,
+            "invalid" if found.alive else "not_running",
+            "to open a master at %s, host is needed" % place.control_path,
             control_path=place.control_path,
         )
     if not lives_on:
