@@ -64,6 +64,12 @@ class MuxAction(ActionBase):
     #: The engine's function and its argument spec; a subclass is nothing but these.
     engine_run: ClassVar[Callable[..., dict[str, Any]]]
     argument_spec: ClassVar[dict[str, dict[str, Any]]]
+    _validator: ClassVar[ArgumentSpecValidator]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Once, before the workers are forked.
+        cls._validator = ArgumentSpecValidator(cls.argument_spec)
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -110,7 +116,7 @@ class MuxAction(ActionBase):
         return {**self._validated(arguments), EXTRA_ARGUMENTS: extra}
 
     def _validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        checked = ArgumentSpecValidator(self.argument_spec).validate(dict(arguments))
+        checked = self._validator.validate(dict(arguments))
         if checked.error_messages:
             raise MuxError("invalid", "; ".join(_in_words(error) for error in checked.errors))
         return dict(checked.validated_parameters)
