@@ -285,7 +285,7 @@ def test_a_master_that_is_gone_at_once_is_told(world: World, monkeypatch: Any) -
 @pytest.mark.parametrize(("on_drift", "logins"), [("restart", 2), ("ignore", 1), ("fail", "drift")])
 def test_another_option_is_a_difference(world: World, on_drift: str, logins: object) -> None:
     world.run(forward_agent=False)
-    params = {"forward_agent": True, "on_drift": on_drift}
+    params: Dict[str, Any] = {"forward_agent": True, "on_drift": on_drift}
     if logins == "drift":
         assert world.why(**params) == logins
         return
@@ -306,7 +306,7 @@ def test_one_that_was_killed_is_reopened_with_its_forwardings(
     (first,) = world.masters
     os.kill(first.pid, signal.SIGKILL)
     first.stop_listening()
-    params = {"local": ["127.0.0.1:1:web:80"], "restore": restore}
+    params: Dict[str, Any] = {"local": ["127.0.0.1:1:web:80"], "restore": restore}
     checked = world.run(check=True, **params)
     assert "lost: -R localhost:2:web:80\n" in checked["diff"]["before"]
     world.run(**params)
