@@ -21,7 +21,7 @@ from ..protocol.messages import INFO_EXTENSION
 from ..system import control_dir, listeners
 from ..system.mux_client import MuxClientError
 from ..system.ssh import Ssh
-from . import forwarding, lifecycle, observe
+from . import forwarding, lifecycle, observe, spec
 from .master import describe
 from .observe import Observation
 from .place import DEFAULT_DIRECTORY, Context, Place, locate
@@ -36,6 +36,7 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     :returns: what the module returns.
     :raises MuxError: ``invalid`` or ``control_dir_insecure``.
     """
+    spec.check_times(params)
     named = params.get("host") is not None or params.get("control_path") is not None
     if named and params.get("control_dir") is not None:
         raise MuxError("invalid", "control_dir: goes without host and control_path")
