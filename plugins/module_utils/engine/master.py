@@ -122,19 +122,16 @@ def _decide(
             "to open a master at %s, host is needed" % place.control_path,
             control_path=place.control_path,
         )
+    there = forwarding.plan(Wish(()), found, resolve).before
     if not lives_on:
-        return _Plan(steps, ForwardPlan(before=_spelled(found)), wish)
+        return _Plan(steps, ForwardPlan(before=there), wish)
     if steps:
         # What the old one has, the new one gets; what the task asks for comes first.
         wish = _with_restored(wish, found, params["restore"], resolve)
         fresh = forwarding.plan(wish, Observation(observe.ALIVE), resolve)
-        decided = replace(fresh, before=_spelled(found))
+        decided = replace(fresh, before=there)
         return _Plan(steps, decided, wish, differences, cut_off)
     return _Plan(steps, forwarding.plan(wish, found, resolve), wish)
-
-
-def _spelled(found: Observation) -> Tuple[str, ...]:
-    return tuple(sorted(str(record.forward) for record in found.records))
 
 
 def _with_restored(wish: Wish, found: Observation, restore: bool, resolve: Resolve) -> Wish:

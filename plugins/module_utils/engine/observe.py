@@ -9,6 +9,7 @@ Changes nothing. Private to the collection: no promise is made about it.
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -47,6 +48,9 @@ _MOST_GUESSES = 256
 
 #: How many questions a master is asked at once: what they could bind is kept occupied meanwhile.
 _AT_ONCE = 128
+
+#: How long a master that ends may go on to accept connections and hang up, in seconds.
+_ENDING = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,31 @@ def observe(
     :param desired: forwardings to look for where the ledger does not know them.
     :raises MuxError: ``invalid`` where something answers that is no master.
     """
+    deadline = time.monotonic() + _ENDING
+    while True:
+        try:
+            return _look(control_path, context, timeout, desired, resolve)
+        except MuxClosed as error:
+            # mux.c, mux_master_control_cleanup_cb: a master that ends closes what is connected,
+            # and nobody can connect a moment later.
+            if time.monotonic() >= deadline:
+                raise _no_master(control_path, error) from None
+            time.sleep(processes.POLL)
+
+
+def _no_master(control_path: str, error: Exception) -> MuxError:
+    return MuxError(
+        "invalid", "%s is not the control socket of a master: %s" % (control_path, error)
+    )
+
+
+def _look(
+    control_path: str,
+    context: Context,
+    timeout: float,
+    desired: Sequence[Forward],
+    resolve: Optional[Resolve],
+) -> Observation:
     ledger = ledger_file.read(control_path)
     # Before the connection, which is a socket of the process as well.
     inodes = None if ledger is None else listeners.socket_inodes(ledger.pid)
@@ -128,14 +157,10 @@ def observe(
         return Observation(STALE, lost=ledger)
     except MuxTimeout as error:
         return _wedged(control_path, ledger, str(error))
-    except MuxClosed as error:
-        # mux.c, mux_master_control_cleanup_cb: a master that ends closes what is connected.
-        processes.wait_until(lambda: False, processes.POLL)
-        return Observation(STALE, lost=ledger, message=str(error))
+    except MuxClosed:
+        raise
     except ProtocolError as error:
-        raise MuxError(
-            "invalid", "%s is not the control socket of a master: %s" % (control_path, error)
-        ) from None
+        raise _no_master(control_path, error) from None
     except MuxClientError as error:
         raise MuxError("invalid", "%s: %s" % (control_path, error)) from None
 

@@ -35,7 +35,7 @@ class Tunnels:
         self.socket = work / "f"
         self.echo = echo
         far = f"127.0.0.1:{echo.port}"
-        self.params = {
+        self.params: dict[str, Any] = {
             "local": [f"127.0.0.1:{self.port}:{far}", f"{self.socket}:{far}", f"0:{far}"],
             "remote": [f"127.0.0.1:{self.published}:{far}"],
             "dynamic": [f"127.0.0.1:{self.proxy}"],
