@@ -52,9 +52,8 @@ def curves(chart: Chart) -> str:
     rows = math.ceil(len(chart.curves) / columns)
     left, right, top = 70, _WIDTH - 24, 24 + 22 * rows
     bottom = top + 300
-    xs = [number for curve in chart.curves for number, _cost in curve.points]
     ys = [cost for curve in chart.curves for _number, cost in curve.points]
-    x_from, x_to = math.log10(min(xs)), math.log10(max(xs))
+    x_from, x_to = math.log10(chart.numbers[0]), math.log10(chart.numbers[-1])
     y_from, y_to = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
 
     def x_of(number: float) -> float:
@@ -70,7 +69,7 @@ def curves(chart: Chart) -> str:
             _line(left, y, right, y, _FAINT),
             _text(left - 8, y + 4, f"{10.0**exponent:g} ms", anchor="end"),
         ]
-    for number in sorted(set(xs)):
+    for number in chart.numbers:
         x = x_of(number)
         parts += [
             _line(x, top, x, bottom, _FAINT),

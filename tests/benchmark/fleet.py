@@ -64,6 +64,8 @@ class Fleet:
             stdout=subprocess.DEVNULL,
             # The masters keep it.
             stderr=subprocess.DEVNULL,
+            # As ansible-playbook is run: a system may share out its time by session.
+            start_new_session=True,
         )
 
     def shell(self, command: str) -> None:
@@ -75,6 +77,7 @@ class Fleet:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def masters(self) -> dict[Path, psutil.Process]:
@@ -91,9 +94,9 @@ class Fleet:
         masters = self.masters()
         for path in masters:
             bare.terminate(path)
-        psutil.wait_procs(masters.values(), 30)
+        psutil.wait_procs(masters.values(), 60)
         # The logouts would run into what is measured next.
-        wait_for(lambda: not self.sshd.processes(), "the sshd has no connection any more", 30)
+        wait_for(lambda: not self.sshd.processes(), "the sshd has no connection any more", 60)
         for path in self.sockets.iterdir():
             path.unlink()
 

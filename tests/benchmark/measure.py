@@ -82,6 +82,10 @@ class Chart:
     curves: list[Curve]
     how: str
 
+    @property
+    def numbers(self) -> list[int]:
+        return sorted({number for curve in self.curves for number, _cost in curve.points})
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:

@@ -13,7 +13,7 @@ PARALLEL = 10
 
 
 def measure(*, quick: bool) -> Results:
-    hosts, rounds = (4, 1) if quick else (50, 5)
+    hosts, rounds = (4, 1) if quick else (50, 3)
     with fleet(hosts) as bastions:
         wholes = []
 

@@ -10,11 +10,17 @@ from typing import Any
 
 from tests.benchmark import plays
 from tests.benchmark.fleet import Fleet, fleet, free_ports
-from tests.benchmark.measure import Finding, Results, Samples, in_turn, times
+from tests.benchmark.measure import Finding, Results, Samples, in_turn, timed, times
 
 FORWARDINGS = 10
-MASTER: dict[str, Any] = {"bastion.mux.ssh_master": {}}
-FORWARD: dict[str, Any] = {"bastion.mux.ssh_forward": {"local": "{{ forwardings }}"}}
+TASKS: dict[str, dict[str, Any]] = {
+    "assert": plays.ASSERT,
+    "ssh_master": {"bastion.mux.ssh_master": {}},
+    "ssh_forward": {"bastion.mux.ssh_forward": {"local": "{{ forwardings }}"}},
+    "by_path": {
+        "bastion.mux.ssh_forward": {"local": "{{ forwardings }}", "control_path": "{{ socket }}"}
+    },
+}
 
 
 def measure(*, quick: bool) -> Results:
@@ -25,10 +31,9 @@ def measure(*, quick: bool) -> Results:
         defaults = bastions.module_defaults()
         plays.run(bastions.work, [plays.play(opened, **defaults)], inventory=inventory, forks=10)
         check = _check(bastions)
-        tasks = {"assert": plays.ASSERT, "ssh_master": MASTER, "ssh_forward": FORWARD}
 
         def all_tasks(number: int) -> list[dict[str, Any]]:
-            named = [{"name": name, **task} for name, task in tasks.items()]
+            named = [{"name": name, **task} for name, task in TASKS.items()]
             return named if number % 2 == 0 else named[::-1]
 
         # The first task of each kind loads its plugin.
@@ -44,7 +49,13 @@ def measure(*, quick: bool) -> Results:
             book = [plays.play(task, **defaults)]
             return lambda: plays.run(bastions.work, book, inventory=inventory).seconds
 
-        alone = in_turn(1 if quick else 3, {name: whole(task) for name, task in tasks.items()})
+        alone = in_turn(1 if quick else 3, {name: whole(task) for name, task in TASKS.items()})
+
+        def resolve() -> None:
+            for host in bastions.hosts:
+                bastions.shell(f"$SSH -G {host}")
+
+        resolved = [timed(resolve) for _number in range(rounds)]
     scaled = [seconds * hosts / some for seconds in run.tasks["check"]]
     checks = Samples(
         f"`command: ssh -O check` delegated to localhost (scaled up from {some} hosts)", scaled
@@ -54,15 +65,20 @@ def measure(*, quick: bool) -> Results:
     for name, what in (
         ("ssh_master", "`ssh_master`"),
         ("ssh_forward", f"`ssh_forward` with {FORWARDINGS} forwardings"),
+        ("by_path", f"`ssh_forward` with {FORWARDINGS} forwardings by `control_path`"),
     ):
         ours = Samples(what, run.tasks[name])
         wholes = [
-            Samples(f"whole run of ansible-playbook with only `{one}`", alone[one])
-            for one in ("assert", name)
+            Samples("whole run of ansible-playbook with this task alone", alone[name]),
+            Samples("whole run of ansible-playbook with `assert` alone", alone["assert"]),
         ]
+        if name != "by_path":
+            wholes.append(Samples(f"`ssh -G` {hosts} times, one after the other", resolved))
         how = (
             f"One task over {hosts} inventory hosts with a master each, five forks, from the start"
             " of the task to the start of the next one. The tasks follow each other in one run."
+            " A task that names its master by host asks `ssh -G` for the socket and for what"
+            " may have changed in the configuration; one that gives `control_path` does not."
         )
         findings += [
             Finding(
@@ -91,7 +107,8 @@ def _with_forwardings(bastions: Fleet) -> dict[str, Any]:
     ports = iter(free_ports(FORWARDINGS * len(bastions.hosts)))
     for host in inventory["all"]["hosts"]:
         wanted = [f"{next(ports)}:127.0.0.1:9" for _number in range(FORWARDINGS)]
-        inventory["all"]["hosts"][host] = {"forwardings": wanted}
+        socket = str(bastions.path(host))
+        inventory["all"]["hosts"][host] = {"forwardings": wanted, "socket": socket}
     return inventory
 
 
