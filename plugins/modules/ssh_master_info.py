@@ -138,7 +138,8 @@ masters:
       returned: always
     connection:
       description:
-        - What the master says about its connection - peer, cipher, duration, traffic.
+        - What the master says about its connection - C(peer), C(cipher), C(duration), C(traffic)
+          and more, by the keywords of C(ssh -O conninfo). Behind a jump host it knows no C(peer).
       type: dict
       returned: OpenSSH 10.3 and newer
     probe:

@@ -12,8 +12,9 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
+from ..model import connection
 from ..model.errors import MuxError
 from ..model.forward import LOCAL, Forward
 from ..protocol.errors import ProtocolError
@@ -75,21 +76,21 @@ def _describe(place: Place, context: Context, *, probe: bool) -> Dict[str, Any]:
         return {**describe(place, found), "stale": False, "reason": error.reason, "msg": str(error)}
     described = {**describe(place, found), "stale": found.condition == observe.STALE}
     if found.alive:
-        connection = _connection(place, context)
-        if connection is not None:
-            described["connection"] = connection
+        told = _connection(place, context)
+        if told is not None:
+            described["connection"] = told
         if probe:
             _probe(place, found, described, context)
     return described
 
 
-def _connection(place: Place, context: Context) -> Any:
+def _connection(place: Place, context: Context) -> Optional[Dict[str, str]]:
     """What OpenSSH 10.3 and later tells of the connection; ``None`` from an older master."""
     try:
         with context.connect(place.control_path, timeout=place.timeout) as client:
             if INFO_EXTENSION not in client.extensions:
                 return None
-            return client.info("connection")
+            return connection.parse(client.info("connection"))
     except (MuxClientError, ProtocolError):
         return None
 

@@ -129,10 +129,14 @@ def test_what_cannot_be_described(params: Dict[str, Any], reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("extensions", "told"),
-    [(None, None), ({"info": "0"}, "about the connection\n"), ({"other": "0"}, None)],
+    [(None, None), ({"info": "0"}, {"cipher": "none"}), ({"other": "0"}, None)],
 )
 def test_a_newer_one_tells_about_its_connection(work: Path, extensions: Any, told: object) -> None:
-    with FakeMaster(work / "s", extensions=extensions):
+    def tell(peer: Peer, asked: Asked) -> None:
+        peer.send(fake_master.EXT_INFO, asked.id, 1, "Connection\r\n  cipher none\r\n")
+
+    answers = {fake_master.INFO: tell}
+    with FakeMaster(work / "s", extensions=extensions, answers=answers):
         (one,) = masters(control_path=str(work / "s"))
     assert one.get("connection") == told
     assert ("connection" in one) is (told is not None)
