@@ -88,12 +88,6 @@ class Observation:
         """Whether this collection opened the master."""
         return self.ledger is not None and self.ledger.managed
 
-    @property
-    def learned(self) -> bool:
-        """Whether the forwardings of a living master are others than its ledger says."""
-        known = () if self.ledger is None else self.ledger.records
-        return self.alive and {r.forward for r in self.records} != {r.forward for r in known}
-
 
 def observe(
     control_path: str,
@@ -395,7 +389,7 @@ def to_wire(record: Record) -> WireForward:
     elif forward.connect_host is not None:
         connect = (forward.connect_host, forward.connect_port or 0)
     else:
-        connect = ("socks", 0)  # readconf.c, parse_forward: how ssh itself spells SOCKS
+        connect = (messages.SOCKS, 0)
     return WireForward(kind, *listen, *connect)
 
 

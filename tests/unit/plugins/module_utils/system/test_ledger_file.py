@@ -172,6 +172,38 @@ def got(path: str) -> None:
         assert os.path.exists(path + ".lock")
 
 
+def test_whether_a_run_holds_it_is_seen_without_making_a_file(path: str) -> None:
+    assert ledger_file.settles(path, timeout=10) is False
+    assert os.listdir(os.path.dirname(path)) == []
+    with ledger_file.lock(path, timeout=0) as lock:
+        assert ledger_file.settles(path, timeout=0) is True
+        lock.fail("k", None, DENIED)
+    # A failure that was left there holds nobody.
+    assert ledger_file.settles(path, timeout=10) is False
+
+
+def test_who_waits_for_a_run_sees_its_end(path: str) -> None:
+    seen: List[bool] = []
+    with ledger_file.lock(path, timeout=0):
+        waiting = threading.Thread(
+            target=lambda: seen.append(ledger_file.settles(path, timeout=10))
+        )
+        waiting.start()
+        time.sleep(0.1)
+        assert seen == []
+    waiting.join(10)
+    assert seen == [True]
+
+
+def test_a_ledger_that_is_written_again_has_another_stamp(path: str) -> None:
+    assert ledger_file.stamp(path) is None
+    ledger_file.write(path, LEDGER)
+    first = ledger_file.stamp(path)
+    assert first == ledger_file.stamp(path) is not None
+    ledger_file.write(path, LEDGER)
+    assert ledger_file.stamp(path) not in (None, first)
+
+
 def test_a_lock_that_cannot_be_made_is_told(path: str, tmp_path: Path) -> None:
     (tmp_path / "s.lock").symlink_to(tmp_path / "other")
     for control_path in (path, str(tmp_path / "none" / "s")):

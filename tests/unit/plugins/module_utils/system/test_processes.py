@@ -182,14 +182,17 @@ def test_the_names_of_a_control_socket(name: str, names: bool) -> None:
     assert processes.names_socket(name, "/a.b/s") is names
 
 
-def test_a_process_is_found_by_all_of_its_arguments() -> None:
+def test_a_process_is_found_by_all_of_its_arguments_also_behind_a_wrapper() -> None:
     arguments = ["sleep", "3600.%d" % os.getpid()]
     since = time.time()
     with child(arguments) as process:
         wait_for(lambda: processes.with_arguments(arguments, since), "the process")
         assert processes.with_arguments(arguments, since) == [process.pid]
+        assert processes.with_arguments(["/usr/bin/ssh-wrapper", arguments[1]], since) == [
+            process.pid
+        ]
         assert processes.with_arguments(arguments, since + 60) == []
-        assert processes.with_arguments(arguments[:1], since) == []
+        assert processes.with_arguments(["sleep", "another"], since) == []
 
 
 def test_the_sockets_of_a_process() -> None:
