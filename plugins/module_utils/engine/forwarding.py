@@ -23,7 +23,13 @@ from ..model.plan import ABSENT, ForwardPlan, Resolve, contradictions, plan_forw
 from ..protocol.messages import STREAMLOCAL
 from ..system import ledger_file, listeners, processes
 from ..system.listeners import Listener
-from ..system.mux_client import MuxClient, MuxClientError, MuxRefused, MuxTimeout
+from ..system.mux_client import (
+    ForwardOutcome,
+    MuxClient,
+    MuxClientError,
+    MuxRefused,
+    MuxTimeout,
+)
 from . import far_end, observe
 from .observe import Observation, forward_result, places, to_wire, wire_hosts
 from .place import Context
@@ -131,8 +137,24 @@ def carry_out(
             failures += partial
             for failure in partial:
                 del in_place[failure.forward]
+    if not wish.exclusive:
+        held += _reopen(
+            [record for record in decided.close if record in gone], client, failures, resolve
+        )
     write_ledger(control_path, observation, tuple(held), seen or (), resolve, tuple(refused))
     return tuple(held), in_place, failures
+
+
+def _reopen(
+    closed: Sequence[Record], client: MuxClient, failures: Sequence[Failure], resolve: Resolve
+) -> List[Record]:
+    """What made room in vain comes back, as far as it does; without the inodes that it had."""
+    in_vain = [
+        replace(record, inodes=frozenset())
+        for record in closed
+        if any(contradictions((record.forward, failure.forward), resolve) for failure in failures)
+    ]
+    return [record for record, outcome in _ask_to_open(client, in_vain, []) if outcome.ok]
 
 
 def _former_ports(observation: Observation) -> Dict[Forward, int]:
@@ -176,16 +198,19 @@ def carry_out_or_fail(
 
     :raises MuxError: the reason of the first one that is not; ``forwards`` tells of each.
     """
-    _held, in_place, failures = carry_out(client, decided, wish, observation, control_path, resolve)
+    held, in_place, failures = carry_out(client, decided, wish, observation, control_path, resolve)
     if failures:
-        changed = _anything_done(decided, failures)
+        before = {record.forward for record in observation.records}
+        mended = any(
+            wanted in decided.open and record.forward in before
+            for wanted, record in in_place.items()
+        )
+        foreign = len(decided.close_foreign) - len(
+            [failure for failure in failures if failure.reason == "forward_conflict"]
+        )
+        changed = mended or foreign > 0 or before != {record.forward for record in held}
         raise failed(failures, in_place, observation.evidence, changed=changed)
     return in_place
-
-
-def _anything_done(decided: ForwardPlan, failures: Sequence[Failure]) -> bool:
-    tried = len(decided.close) + len(decided.close_foreign) + len(decided.open)
-    return len(failures) < tried
 
 
 def failed(
@@ -342,7 +367,7 @@ def _open(
             if record.forward.side == LOCAL and record.forward.listen_socket is not None:
                 listeners.remove_dead_socket(record.forward.listen_socket)
         again = []
-        for record, outcome in zip(pending, client.open_forwards([to_wire(r) for r in pending])):
+        for record, outcome in _ask_to_open(client, pending, failures):
             if outcome.ok:
                 settled = _settled(record, outcome.port)
                 if _leads_to_its_far_end(client, settled, refused, failures):
@@ -360,6 +385,23 @@ def _open(
         if not pending:
             break
     return opened
+
+
+def _ask_to_open(
+    client: MuxClient, records: Sequence[Record], failures: List[Failure]
+) -> List[Tuple[Record, ForwardOutcome]]:
+    """Ask for all of them; those without an answer fail, and what has one stays known."""
+    try:
+        return list(zip(records, client.open_forwards([to_wire(record) for record in records])))
+    except MuxClientError as error:
+        answers = {outcome.forward: outcome for outcome in error.outcomes}
+        reason = "timeout" if isinstance(error, MuxTimeout) else "not_running"
+        failures += [
+            Failure(record.asked, reason, str(error))
+            for record in records
+            if to_wire(record) not in answers
+        ]
+        return [(r, answers[to_wire(r)]) for r in records if to_wire(r) in answers]
 
 
 def _settled(record: Record, port: Optional[int]) -> Record:

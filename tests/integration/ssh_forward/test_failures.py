@@ -241,6 +241,41 @@ class TestPartly:
         assert (work / "file").read_text() == "mine"
         assert tasks.rows(local=[good]).changed == STAYS
 
+    def test_what_cannot_be_replaced_stays(self, tasks: Tasks, master: int, echo: Echo) -> None:
+        """The new one would listen where somebody else does as well: the old one goes on."""
+        port = free_port()
+        old = f"{HOST}:{port}:{HOST}:{echo.port}"
+        tasks.one(local=[old])
+        with Echo(host="127.0.0.2", port=port):
+            params: dict[str, Any] = {"local": [f"*:{port}:{HOST}:{echo.port}"]}
+            failed = tasks.fails(on_conflict="replace", **params)
+            assert (failed["reason"], failed.changed) == ("listen_in_use", False)
+            assert talk((HOST, port)) == b"hello"
+            assert tasks.rows(local=[old]).changed == STAYS
+        assert tasks.rows(on_conflict="replace", **params).changed == CHANGES
+
+    def test_what_the_server_does_not_answer(
+        self, tasks: Tasks, master: int, echo: Echo, bastion: Sshd
+    ) -> None:
+        """What was opened before it fell silent is told and known, the rest comes later."""
+        one, two = (f"{HOST}:{free_port()}:{HOST}:{echo.port}" for _ in range(2))
+        params: dict[str, Any] = {"local": [one], "remote": [two], "dynamic": [str(free_port())]}
+        frozen = bastion.processes()
+        for process in frozen:
+            process.suspend()
+        try:
+            failed = tasks.fails(timeout=1, **params)
+        finally:
+            for process in frozen:
+                process.resume()
+        assert (failed["reason"], failed.changed) == ("timeout", True)
+        told = [(forward["type"], forward["state"]) for forward in failed["forwards"]]
+        assert told == [("local", "present"), ("remote", "failed"), ("dynamic", "failed")]
+        assert f"in place: -L {one}" in failed.msg
+        assert tasks.rows(local=[one]).changed == STAYS
+        assert tasks.rows(**params).changed == CHANGES
+        assert talk((HOST, int(two.split(":")[1]))) == b"hello"
+
 
 class TestServerSays:
     def test_no_forwarding(self, tasks: Tasks, make_master: MakeMaster, echo: Echo) -> None:
