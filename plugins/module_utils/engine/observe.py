@@ -421,7 +421,7 @@ def _wedged(control_path: str, ledger: Optional[Ledger], message: str) -> Observ
             return Observation(
                 WEDGED, ledger.pid, started, ledger, records=ledger.records, message=message
             )
-    pid = processes.holder_of(control_path)
+    pid = listeners.holder_of(control_path)
     started = None if pid is None else processes.start_time(pid)
     return Observation(WEDGED, pid, started, lost=ledger, message=message)
 

@@ -99,23 +99,6 @@ def connections(process: psutil.Process, kind: str) -> List[Any]:
     return list(method(kind))
 
 
-def holder_of(socket_path: str) -> Optional[int]:
-    """The process that listens on a control socket, for one which does not answer; or ``None``.
-
-    ssh binds ``<path>.<random>`` and links it to its place (mux.c, muxserver_listen), so that is
-    the name the system knows.
-    """
-    for process in psutil.process_iter():
-        try:
-            if process.name() != "ssh":
-                continue
-            if any(names_socket(str(c.laddr), socket_path) for c in connections(process, "unix")):
-                return int(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return None
-
-
 def names_socket(name: str, socket_path: str) -> bool:
     """Whether a bound name is that of the control socket, or the temporary one ssh gave it."""
     return re.match(re.escape(socket_path) + r"(\.[A-Za-z0-9]{16})?\Z", name) is not None

@@ -22,7 +22,7 @@ from typing import IO, Callable, Dict, List, Optional, Sequence
 from ..model import diagnosis, target
 from ..model.errors import MuxError
 from ..model.target import Argument
-from . import askpass, master_log, processes
+from . import askpass, listeners, master_log, processes
 from .askpass import Secrets
 
 #: A bound on ssh invocations that stay on this machine, in seconds: a ``Match exec`` of the
@@ -161,7 +161,7 @@ class Ssh:
             # It has a connection of its own that nobody can reach, here or in the background.
             if process.returncode is None:
                 _kill_group(process)
-            winner = processes.holder_of(control_path)
+            winner = listeners.holder_of(control_path)
             for orphan in processes.with_arguments(command, since):
                 started = processes.start_time(orphan)
                 if started is not None and orphan != winner:

@@ -10,9 +10,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Iterator, List
 
 import psutil
@@ -20,7 +18,6 @@ import pytest
 
 from ansible_collections.bastion.mux.plugins.module_utils.system import processes
 from tests.support.waiting import wait_for
-from tests.support.workdir import short_dir
 
 SLEEP = ["sleep", "3600"]
 STUBBORN = ["sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"]
@@ -126,42 +123,6 @@ def test_one_that_cannot_be_signalled(
 
 
 # Which process it is
-
-LISTEN = """\
-import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.bind(sys.argv[1])
-s.listen()
-print(flush=True)
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def listening(path: Path, name: str) -> Iterator[int]:
-    """A process of that name which listens at the path."""
-    program = path.with_name(name)
-    program.symlink_to(os.path.realpath(sys.executable))
-    command = [str(program), "-I", "-S", "-c", LISTEN, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        yield process.pid
-        process.kill()
-
-
-@pytest.mark.parametrize(
-    ("name", "bound", "found"),
-    [
-        ("ssh", "s", True),
-        ("ssh", "s.abcdefghijklmnop", True),
-        ("ssh", "s.json", False),
-        ("other", "s", False),
-    ],
-)
-def test_the_ssh_that_listens_on_a_socket(name: str, bound: str, found: bool) -> None:
-    with short_dir() as directory, listening(directory / bound, name) as pid:
-        assert processes.holder_of(str(directory / "s")) == (pid if found else None)
 
 
 @pytest.mark.parametrize(
