@@ -29,7 +29,7 @@ def home() -> Iterator[Path]:
 
 
 def link(name: str, target: str) -> Callable[[Path], None]:
-    return lambda home: (home / name).symlink_to(target)
+    return lambda home: (home / name).symlink_to(target.format(home=home.name))
 
 
 def mode(name: str, bits: int) -> Callable[[Path], None]:
@@ -53,7 +53,7 @@ def nothing(_home: Path) -> None:
         (mode("a", 0o775), "a/b", True),
         (mode("a", 0o1777), "a/b", True),
         (link("l", "a"), "l/b", True),
-        (link("l", "../%s/a/b"), "l", True),
+        (link("l", "../{home}/a/b"), "l", True),
         (link("l", "/tmp"), "l/none", False),
         (link("l", "none"), "l", False),
         (link("a/l", "../a/b/.."), "a/l/b", True),
@@ -63,11 +63,6 @@ def test_what_only_we_can_change_will_do(
     home: Path, prepare: Callable[[Path], None], name: str, exists: bool
 ) -> None:
     prepare(home)
-    for found in home.rglob("l"):
-        target = os.readlink(str(found))
-        if "%s" in target:
-            found.unlink()
-            found.symlink_to(target % home.name)
     assert control_dir.check(str(home / name)) is exists
 
 
