@@ -238,6 +238,17 @@ def test_a_demo_that_fails_leaves_nothing_behind_either(work: Path) -> None:
     assert not Path(result.task("Make a directory for everything")["path"]).exists()
 
 
+@pytest.mark.parametrize("library", ["paramiko", "psutil"])
+def test_the_demo_without_a_library_says_how_to_get_it(work: Path, library: str) -> None:
+    (work / f"{library}.py").write_text("raise ImportError('No module named ' + __name__)\n")
+    result = run_playbook(work, "bastion.mux.demo", env={"PYTHONPATH": str(work)})
+    last = result.results[-1]
+    assert last.failed
+    assert f"No module named {library}" in last.msg
+    assert "-m pip install psutil paramiko" in last.msg
+    assert not result.tasks("Make a directory for everything")
+
+
 def test_the_demo_in_check_mode_starts_nothing(work: Path) -> None:
     result = run_playbook(work, "bastion.mux.demo", check=True).ok()
     assert result.changed() == 0
