@@ -48,7 +48,17 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
         masters = list(
             threads.map(lambda place: _describe(place, shared, probe=params["probe"]), places)
         )
-    return {"changed": False, "masters": masters}
+    return {"changed": False, "masters": [_told(one) for one in masters]}
+
+
+def _told(described: Dict[str, Any]) -> Dict[str, Any]:
+    """A name that is no text is spelled: Ansible takes no result of a module that holds it."""
+    return {
+        key: os.fsencode(value).decode("utf-8", "backslashreplace")
+        if isinstance(value, str)
+        else value
+        for key, value in described.items()
+    }
 
 
 def _sockets(params: Mapping[str, Any], context: Context) -> List[Place]:
