@@ -232,6 +232,13 @@ FAILURES: dict[str, tuple[Make, str, str]] = {
         "auth_failed",
         r"Permission denied \(publickey\)",
     ),
+    "a configuration of long ago": (
+        lambda stage: stage.target(
+            sshd={"AuthorizedKeysFile": "none"}, ssh={"RSAAuthentication": "yes"}
+        ),
+        "auth_failed",
+        "Unsupported option.*Permission denied",
+    ),
     "nobody listens": (
         lambda stage: stage.elsewhere(free_port()),
         "unreachable",

@@ -19,7 +19,9 @@ _SIGNS = tuple(
     for reason, pattern in (
         ("host_key_changed", r"REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY DETECTED"),
         ("host_key_unknown", r"Host key verification failed"),
-        ("invalid", r"line \d+: |Can't open user config file|Bad owner or permissions on"),
+        # Of an unsupported option ssh only complains.
+        ("invalid", r"line \d+: (?!Unsupported option)"),
+        ("invalid", r"Can't open user config file|Bad owner or permissions on"),
         ("invalid", r"^usage: ssh|^Bad port|name contains invalid characters"),
         ("control_path_too_long", r"too long for Unix domain socket"),
         ("timeout", r"timed out"),

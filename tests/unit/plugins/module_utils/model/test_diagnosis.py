@@ -44,6 +44,7 @@ TIMED_OUT = "ssh: connect to host bastion port 22: Connection timed out"
         (DENIED, CHANGED, "auth_failed", f"{CHANGED}\n{DENIED}"),
         (TIMED_OUT, DENIED, "timeout", f"{DENIED}\n{TIMED_OUT}"),
         # What only looks like a reason.
+        (f'/c line 3: Unsupported option "x"\n{DENIED}', "", "auth_failed", ...),
         ("ssh: connect to host 255.255.255.255 port 22: Permission denied", "", "unreachable", ...),
         ("we saw Bad port and usage: ssh", "", "unreachable", ...),
     ],
