@@ -89,12 +89,16 @@ class Fleet:
                     found[path] = psutil.Process(bare.pid(path))
         return found
 
-    def close(self) -> None:
-        """End every master, and remove what lies beside their sockets."""
+    def end(self) -> None:
+        """End every master."""
         masters = self.masters()
         for path in masters:
             bare.terminate(path)
         psutil.wait_procs(masters.values(), 60)
+
+    def close(self) -> None:
+        """End every master, and leave everything as it was before they were opened."""
+        self.end()
         # The logouts would run into what is measured next.
         wait_for(lambda: not self.sshd.processes(), "the sshd has no connection any more", 60)
         for path in self.sockets.iterdir():
@@ -110,7 +114,7 @@ def fleet(count: int) -> Iterator[Fleet]:
         try:
             yield made
         finally:
-            made.close()
+            made.end()
 
 
 def free_ports(count: int) -> list[int]:
