@@ -24,7 +24,7 @@ def test_it_carries_a_reason_a_message_and_more() -> None:
 
 def test_an_unknown_reason_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="'because'"):
-        MuxError("because", "")
+        raise MuxError("because", "")
 
 
 def test_every_reason_has_its_section_in_troubleshooting() -> None:
