@@ -189,8 +189,7 @@ reason:
     - V(control_path_too_long) - no socket can have such a long path.
     - V(destination_unreachable) - the far end of a forwarding cannot be reached
       (O(verify=connect)).
-    - V(timeout) - the login took too long, the server did not answer, or another run kept the master
-      locked.
+    - V(forward_conflict) - this master already holds another forwarding there.
     - V(forward_refused) - the master or the server refuses the forwarding.
     - V(host_key_changed) - the host key is not the one that is known.
     - V(host_key_unknown) - the host key is not known.
@@ -198,7 +197,8 @@ reason:
     - V(listen_in_use) - another process already listens there.
     - V(not_running) - there is no master, and this task does not open one, or it ended meanwhile.
     - V(ssh_missing) - there is no ssh client.
-    - V(timeout) - the login took too long, or another run kept the master locked.
+    - V(timeout) - the login took too long, the server did not answer, or another run kept the master
+      locked.
     - V(unreachable) - there is no connection to the bastion, or it is dead.
     - V(wedged) - the master does not answer within O(timeout).
   type: str
