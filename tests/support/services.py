@@ -17,11 +17,11 @@ from typing import Any, cast
 Address = tuple[str, int] | str | Path
 
 
-def has_ipv6() -> bool:
-    """Whether `::1` can be bound on this machine."""
+def has_ipv6(address: str = "::1") -> bool:
+    """Whether `address` can be bound on this machine. In a container `::` may be, without `::1`."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
+            probe.bind((address, 0))
     except OSError:
         return False
     return True
