@@ -105,7 +105,7 @@ def _carry_out(
     in_place: Mapping[Forward, Record] = {}
     with context.connect(place.control_path, timeout=place.timeout) as client:
         if asks:
-            found = replace(found, records=forwarding.ask_about_remote(client, wish, found))
+            found = forwarding.ask_about_remote(client, wish, found)
         decided = forwarding.plan(wish, found, resolve)
         if decided.actions:
             in_place = forwarding.carry_out_or_fail(
