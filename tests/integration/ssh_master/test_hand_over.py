@@ -281,7 +281,7 @@ DRIFTS: dict[str, tuple[dict[str, Any], bool]] = {
 class TestDrift:
     def test_is_what_a_master_cannot_change(self, tasks: Tasks, bastion: Sshd) -> None:
         opened = tasks.task("open")
-        looks = [tasks.task(name, check=True, **params) for name, (params, _) in DRIFTS.items()]
+        looks = [tasks.task(name, check=True, **params) for name, (params, _said) in DRIFTS.items()]
         run = tasks.play(opened, *looks).ok()
         found = {name: run.task(name).changed for name in DRIFTS}
         assert found == {name: changes for name, (_params, changes) in DRIFTS.items()}
