@@ -75,12 +75,6 @@ def master(ssh: Ssh, path: Path) -> int:
     return ssh.open(path)
 
 
-@pytest.fixture
-def echo() -> Iterator[Echo]:
-    with Echo() as service:
-        yield service
-
-
 # The socket's protocol, as far as the facts need it.
 
 HELLO = 0x00000001
