@@ -319,6 +319,20 @@ def test_another_destination_for_the_same_listener_fails(
     assert talk(("127.0.0.1", port)) == b"hello"
 
 
+def test_what_the_server_refused_stays_permitted_and_is_connected_first(
+    ssh: Ssh, path: Path, master: int, echo: Echo
+) -> None:
+    port = free_port()
+    with Echo() as refused:
+        with Echo(port=port):
+            spec = f"127.0.0.1:{port}:127.0.0.1:{refused.port}"
+            assert ssh.control(path, "forward", "-R", spec).rc != 0
+        spec = f"127.0.0.1:{port}:127.0.0.1:{echo.port}"
+        assert ssh.control(path, "forward", "-R", spec).rc == 0
+        assert talk(("127.0.0.1", port)) == b"hello"
+        assert (len(refused.seen), len(echo.seen)) == (1, 0)
+
+
 def test_an_allocated_remote_port_is_given_again_and_cancelled_as_0(
     ssh: Ssh, path: Path, master: int, echo: Echo
 ) -> None:
