@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,22 +114,3 @@ def fleet(count: int) -> Iterator[Fleet]:
             yield made
         finally:
             made.end()
-
-
-def free_ports(count: int) -> list[int]:
-    """A row of ports that nothing listens on, below those that the system gives to clients."""
-    for first in range(10000, 32000 - count, count):
-        ports = list(range(first, first + count))
-        if all(_free(port) for port in ports):
-            return ports
-    raise AssertionError(f"no {count} free ports in a row")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -9,8 +9,9 @@ import statistics
 
 from tests.benchmark import bare, plays
 from tests.benchmark.cases import forwardings
-from tests.benchmark.fleet import Fleet, fleet, free_ports
+from tests.benchmark.fleet import Fleet, fleet
 from tests.benchmark.measure import Chart, Curve, Results, in_turn, timed
+from tests.support.services import free_ports
 
 PARALLEL = 10
 

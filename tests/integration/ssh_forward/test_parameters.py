@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.client import Ssh, alive, clients, listeners
 from tests.support.playbook import PlaybookResult
-from tests.support.services import Echo, free_port, listens, talk
+from tests.support.services import Echo, free_port, free_ports, listens, talk
 from tests.support.sshd import Sshd, openssh_version
 from tests.support.tasks import CHANGES, STAYS, Tasks
 from tests.support.waiting import wait_for
@@ -381,13 +381,6 @@ class TestMany:
         assert listeners(master) == {(HOST, port) for port in ports}
         assert tasks.rows(local=local).changed == STAYS
         assert {one["evidence"] for one in tasks.one(local=local)["forwards"]} == {"listener"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Different free ports."""
-    with contextlib.ExitStack() as stack:
-        echoes = [stack.enter_context(Echo()) for _number in range(count)]
-        return [echo.port for echo in echoes]
 
 
 def silent_port(stack: contextlib.ExitStack) -> int:
