@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from tests.support.client import Session, Ssh, alive, clients
 from tests.support.services import Echo, connect, free_port, listens, socks5, talk
 from tests.support.sshd import Sshd
-from tests.support.tasks import ALWAYS, CHANGES, STAYS, Tasks
+from tests.support.tasks import ALWAYS, CHANGES, SSH_FORWARD, STAYS, Tasks
 from tests.support.waiting import stays, wait_for
 
 
@@ -185,6 +186,25 @@ def test_what_the_task_names_wins_over_what_was_there(
         assert len(forwards) == 5
         tunnels.work()
         assert other.seen
+
+
+def test_ssh_forward_waits_for_the_new_one(
+    tasks: Tasks, old: Any, tunnels: Tunnels, work: Path
+) -> None:
+    slow, begun = work / "slow", work / "begun"
+    slow.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -N "*) : >{begun}; sleep 3 ;; esac\nexec ssh "$@"\n'
+    )
+    slow.chmod(stat.S_IRWXU)
+    more = [f"127.0.0.1:{free_port()}:127.0.0.1:{tunnels.echo.port}"]
+    with ThreadPoolExecutor() as pool:
+        restarted = pool.submit(tasks.one, state="restarted", ssh_executable=str(slow))
+        wait_for(begun.exists, "the new login")
+        added = tasks.play(tasks.task("do", SSH_FORWARD, local=more)).ok().task("do")
+        new = restarted.result()["master"]["pid"]
+    assert added.changed
+    assert tasks.one(local=more)["master"]["pid"] == new != old["pid"]
+    assert tunnels.work()
 
 
 @pytest.fixture
