@@ -1,0 +1,194 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the installed ssh makes of a configuration (``ssh -G``), as one of the users.
+
+Private to the collection: no promise is made about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from ..model.client_config import Line, Option
+from ..model.errors import MuxError
+from ..model.target import parse_effective
+from .accounts import Account
+
+#: A bound on each run, in seconds: a ``Match exec`` of the user's may hang.
+_TIMEOUT = 10.0
+
+_COMPLAINT = re.compile(r"^(?P<file>.+?):? line (?P<line>[0-9]+): (?P<what>.*)$")
+_INCLUDED = re.compile(
+    r"^debug3: (.+) line ([0-9]+): Including file (.+) depth [0-9]+\s*$", re.MULTILINE
+)
+
+
+def find(executable: str) -> str:
+    """Where the executable lies.
+
+    :param executable: a name for PATH or a path.
+    :raises MuxError: ``ssh_missing``.
+    """
+    found = shutil.which(os.path.expanduser(executable))
+    if found is None:
+        raise MuxError(
+            "ssh_missing",
+            "no ssh executable %r: install an OpenSSH client (package openssh-client, openssh or"
+            " openssh-clients), set ssh_executable, or verify: none" % executable,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a run of ssh ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A configuration in a file for ssh to read, and where its lines are from."""
+
+    path: str
+    lines: Sequence[Line]
+
+
+class Judge:
+    """Runs ssh as the account that this process is, for good: a ``Match exec`` of the user's
+    runs as well.
+
+    :param executable: as :func:`find` found it.
+    """
+
+    def __init__(self, executable: str, account: Account) -> None:
+        self._executable = executable
+        self._account = account
+        self._at_once = 2 * (os.cpu_count() or 1)
+        # What this process found before, as somebody else, may be closed to the account.
+        tempfile.tempdir = None
+
+    @contextlib.contextmanager
+    def text(self, lines: Sequence[Line]) -> Iterator[Text]:
+        """Have these lines in a file that only the account can read."""
+        with tempfile.NamedTemporaryFile(prefix="bastion-mux-") as file:
+            file.write(b"".join(line.text + b"\n" for line in lines))
+            file.flush()
+            yield Text(file.name, lines)
+
+    def accepts(self, lines: Sequence[Line], host: str) -> None:
+        """Have ssh read a configuration, all lines of it.
+
+        :raises MuxError: ``invalid``, with the lines that it refuses.
+        """
+        with self.text(lines) as text:
+            self.effective(text, [(host, ())])
+
+    def effective(
+        self, text: Text, questions: Sequence[Tuple[str, Sequence[Option]]]
+    ) -> List[Dict[str, List[str]]]:
+        """What is in force for hosts, each with options that come before the file.
+
+        :raises MuxError: ``invalid`` where ssh refuses the file.
+        """
+        commands = []
+        for host, options in questions:
+            forced = [part for option in options for part in ("-o", str(option))]
+            commands.append([*forced, "-F", text.path, "-G", "--", host])
+        answers = []
+        for said in self._run(commands):
+            if said.status != 0:
+                raise MuxError("invalid", _refusal(said, text))
+            answers.append(parse_effective(said.out))
+        return answers
+
+    def included(self, text: Text, host: str) -> List[str]:
+        """The files that the last line includes for a host."""
+        said = self._run([["-vvv", "-F", text.path, "-G", "--", host]])[0]
+        last = (text.path, str(len(text.lines)))
+        return [path for *where, path in _INCLUDED.findall(said.err) if tuple(where) == last]
+
+    def complains_about_permissions(self, host: str) -> Optional[str]:
+        """What ssh says about owner and mode of the files that it reads by itself."""
+        said = self._run([["-G", "--", host]])[0]
+        found = re.search("^Bad owner or permissions on .*$", said.err, re.MULTILINE)
+        return found.group() if found else None
+
+    def _run(self, arguments: Sequence[Sequence[str]]) -> List[Said]:
+        """Run ssh with each list of arguments, some of them at once."""
+        said: List[Said] = []
+        for begin in range(0, len(arguments), self._at_once):
+            batch = [self._start(each) for each in arguments[begin : begin + self._at_once]]
+            try:
+                for process in batch:
+                    out, err = process.communicate(timeout=_TIMEOUT)
+                    said.append(Said(process.returncode, _decode(out), _decode(err)))
+            except subprocess.TimeoutExpired:
+                raise MuxError(
+                    "timeout", "ssh -G gave no answer within %d seconds" % _TIMEOUT
+                ) from None
+            finally:
+                for process in batch:
+                    _end(process)
+        return said
+
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        account = self._account
+        environment = {
+            "HOME": account.home,
+            "USER": account.name,
+            "LOGNAME": account.name,
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LC_ALL": "C",
+        }
+        try:
+            return subprocess.Popen(
+                [self._executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env=environment,
+                # One group with whatever a Match exec runs.
+                start_new_session=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise MuxError("ssh_missing", "%s: %s" % (self._executable, error)) from None
+
+
+def _refusal(said: Said, text: Text) -> str:
+    """What ssh does not like, by the lines' own files and numbers."""
+    complaints = []
+    for line in said.err.splitlines():
+        found = _COMPLAINT.match(line)
+        if found and found.group("file") == text.path:
+            blamed = text.lines[int(found.group("line")) - 1]
+            words = blamed.text.decode("utf-8", "backslashreplace").strip()
+            complaints.append(
+                "line %d of %s (%s): %s" % (blamed.number, blamed.file, words, found.group("what"))
+            )
+        elif line.strip() and not line.startswith(("Pseudo-terminal", text.path + ": terminating")):
+            complaints.append(line.strip())
+    return "ssh refuses it: " + ("; ".join(complaints) or "it ended with status %d" % said.status)
+
+
+def _decode(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
