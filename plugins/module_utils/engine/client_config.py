@@ -15,7 +15,7 @@ import functools
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..model import client_config as model
 from ..model import target
@@ -204,9 +204,7 @@ def _judged(request: Request, account: Account) -> Request:
             return None
         return [one.as_dict() for one in _shadowed(judge, block, [], "", 1)]
 
-    (known,) = crew.run([job], timeout=_TIMEOUT, at_once=1)
-    if isinstance(known, MuxError):
-        raise known
+    known = crew.alone(job, timeout=_TIMEOUT)
     if known is None:
         return request
     return replace(request, known=[Shadowed.from_dict(one) for one in known])
@@ -251,42 +249,34 @@ def _shadowed(
         forced = dict(zip(together, judge.effective(text, questions)))
     found = []
     for index, host, options in cases:
-        otherwise = model.differing(plain[host], forced[index, host])
-        if not otherwise:
-            continue
-        by = _culprit(judge, lines[: len(above) + index], host, options)
+        keywords = model.differing(plain[host], forced[index, host], options[0].keyword)
+        by = _culprit(judge, lines[: len(above) + index], host, options) if keywords else None
         if by is not None:
-            keyword = options[0].keyword
-            # An old name of a keyword comes out as the new one.
-            known = keyword.lower() if keyword.lower() in forced[index, host] else otherwise[0]
-            found.append(
-                Shadowed(
-                    host,
-                    keyword,
-                    ", ".join(forced[index, host][known]),
-                    ", ".join(plain[host].get(known, ())),
-                    by,
-                )
+            wanted, actual = (
+                ", ".join(values.get(keywords[0], ["none"]))
+                for values in (forced[index, host], plain[host])
             )
+            found.append(Shadowed(host, options[0].keyword, wanted, actual, by))
     return found
 
 
 def _culprit(
     judge: Judge, above: Sequence[Line], host: str, options: Sequence[Option]
 ) -> Optional[Line]:
+    """The line above that keeps a keyword's options from counting for a host."""
     setting = [Line("", 0, b"Match all")]
     setting += [Line("", 0, str(one).encode("utf-8", "surrogateescape")) for one in options]
 
     def shadows(lines: Sequence[Line]) -> bool:
         with judge.text([*lines, *setting]) as text:
             plain, forced = judge.effective(text, [(host, ()), (host, options)])
-        return bool(model.differing(plain, forced))
+        return bool(model.differing(plain, forced, options[0].keyword))
 
     def included(lines: Sequence[Line]) -> Iterator[List[Line]]:
         with judge.text(lines) as text:
             paths = judge.included(text, host)
         for path in paths:
-            yield model.lines_of(path, user_file.read(path) or b"")
+            yield model.lines_of(path, user_file.read(os.path.realpath(path)) or b"")
 
     return model.culprit(above, shadows, included)
 
@@ -315,15 +305,24 @@ class _Place:
     def new(self) -> List[str]:
         return [model.DIRECTORY] if self.folder is None else []
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether only root may be able to give a new file the group of this one."""
+        return self.file is not None and self.file.status.st_gid != self.account.gid
+
     def look(self, stack: contextlib.ExitStack) -> None:
         """Open the directory and the file, as far as they are there and are the user's own."""
         directory = os.path.dirname(self.path)
         try:
             self.folder = stack.enter_context(Folder(directory))
+            self._own(directory, self.folder.status)
+            self.file = stack.enter_context(self.folder.opened(self.name))
         except FileNotFoundError:
             return
-        self._own(directory, self.folder.status)
-        self.file = stack.enter_context(self.folder.opened(self.name))
+        except OSError as error:
+            raise MuxError(
+                "invalid", "%s cannot be read: %s" % (self.path, error.strerror)
+            ) from None
         if self.file is not None:
             self._own(self.path, self.file.status)
 
@@ -335,22 +334,40 @@ class _Place:
                 % (path, status.st_uid, self.account.name),
             )
 
-    def apply(self, edit: Edit, stack: contextlib.ExitStack, mode: int) -> None:
-        """Write what the edit says, if the file is still what it was."""
+    def edited(self, change: Callable[..., Edit], *arguments: Any) -> Edit:
+        """What becomes of the file."""
+        try:
+            return change(self.content, *arguments)
+        except MuxError as error:
+            raise MuxError(error.reason, "%s, %s" % (self.path, error.message)) from None
+
+    def apply(self, edit: Edit, stack: contextlib.ExitStack, *, mode: int, backup: bool) -> str:
+        """Write what the edit says, if the file is still what it was.
+
+        :returns: the path of the copy of what was there before; empty where there is none.
+        """
         if self.folder is None:
             user_file.make_directory(self.path)
             self.look(stack)
-        folder = self.folder
-        if (
-            folder is None
-            or self.content != edit.before
-            or not folder.is_still(self.name, self.file)
-        ):
+        folder, file = self.folder, self.file
+        if folder is None or self.content != edit.before or not folder.is_still(self.name, file):
             raise MuxError("invalid", "%s was changed at the same time; run again" % self.path)
-        if edit.after is None:
-            folder.unlink(self.name)
-        else:
-            folder.replace(self.name, edit.after, old=self.file, mode=mode, chown=accounts.chown)
+        copy = ""
+        try:
+            if backup and file is not None:
+                # By the name that Ansible gives to its own.
+                stamp = time.strftime("%Y-%m-%d@%H:%M:%S~", time.localtime())
+                copy = "%s.%d.%s" % (self.name, os.getpid(), stamp)
+                folder.replace(copy, file.content, old=file, chown=accounts.chown)
+            if edit.after is None:
+                folder.unlink(self.name)
+            else:
+                folder.replace(self.name, edit.after, old=file, mode=mode, chown=accounts.chown)
+        except OSError as error:
+            raise MuxError(
+                "invalid", "%s cannot be written: %s" % (self.path, error.strerror)
+            ) from None
+        return copy and os.path.join(folder.path, copy)
 
 
 def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
@@ -392,9 +409,10 @@ def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
             return result
         for place, edit in edits:
             if edit.actions:
-                if request.backup and place.file is not None and place.folder is not None:
-                    result["backup_file"] = _back_up(place.folder, place.name, place.file)
-                place.apply(edit, stack, _mode(subject, place))
+                mode = _mode(subject, place)
+                copy = place.apply(edit, stack, mode=mode, backup=request.backup)
+                if copy:
+                    result["backup_file"] = copy
         if makes_dir and sockets is not None:
             control_dir.make(sockets, "control_dir")
         _sweep(edits, sockets)
@@ -457,23 +475,19 @@ def _edits(
 ) -> List[Tuple[_Place, Edit]]:
     """What becomes of the configuration and of the drop-in, in the order to do it in."""
     name = request.name
-    try:
-        if request.block is None:
-            gone = model.edit_absent(config.content, name), model.edit_absent(extra.content, name)
-            return [(config, gone[0]), (extra, gone[1])]
-        body = request.block.body()
-        if not request.includes:
-            main = model.edit_present(config.content, name, body, set(new))
-            return [(config, main), (extra, model.edit_absent(extra.content, name))]
-        included = extra.path if subject.path else "%s/%s" % (_DROP_INS, extra.name)
-        include = ["Include " + target.quote(included)]
-        main = model.edit_present(config.content, name, include, set(new))
-        return [
-            (extra, model.edit_present(extra.content, name, body, set(extra.new))),
-            (config, main),
-        ]
-    except MuxError as error:
-        raise MuxError(error.reason, "%s, %s" % (config.path, error.message)) from None
+    if request.block is None:
+        return [(place, place.edited(model.edit_absent, name)) for place in (config, extra)]
+    body = request.block.body()
+    if not request.includes:
+        main = config.edited(model.edit_present, name, body, set(new))
+        return [(config, main), (extra, extra.edited(model.edit_absent, name))]
+    # Relative to ~/.ssh, for a user's own configuration.
+    included = extra.path if subject.path else "%s/%s" % (_DROP_INS, extra.name)
+    line = "Include " + target.quote(included)
+    return [
+        (extra, extra.edited(model.edit_present, name, body, set(extra.new))),
+        (config, config.edited(model.edit_present, name, [line], set(new))),
+    ]
 
 
 def _verdict(
@@ -494,8 +508,10 @@ def _verdict(
     changes = any(edit.actions for _place, edit in edits)
     composed = changes and any(line.is_setting for line in [*above, *below])
     guarded = config.file is not None and config.file.status.st_mode & 0o022 != 0
+    needs_root = any(place.needs_root for place, _edit in edits)
 
     def job() -> List[Dict[str, Any]]:
+        # What the user has in his files may run now.
         accounts.stay(account)
         judge = _judge(request, account)
         if guarded:
@@ -509,9 +525,7 @@ def _verdict(
         return [one.as_dict() for one in _shadowed(judge, block, above, holder.path, first)]
 
     if asked or composed or guarded:
-        (answer,) = crew.run([job], timeout=_TIMEOUT, at_once=1)
-        if isinstance(answer, MuxError):
-            raise answer
+        answer = crew.alone(job, timeout=_TIMEOUT) if needs_root else job()
         if asked:
             return [Shadowed.from_dict(one) for one in answer]
     return [one.moved(holder.path, held.line) for one in request.known or ()]
@@ -551,14 +565,6 @@ def _mode(subject: Subject, place: _Place) -> int:
     if subject.path is None or place.folder is None:
         return 0o600
     return 0o600 | (place.folder.status.st_mode & 0o044)
-
-
-def _back_up(folder: Folder, name: str, file: File) -> str:
-    """Keep a copy, by the name that Ansible gives to its own."""
-    stamp = time.strftime("%Y-%m-%d@%H:%M:%S~", time.localtime())
-    copy = "%s.%d.%s" % (name, os.getpid(), stamp)
-    folder.replace(copy, file.content, old=file, chown=accounts.chown)
-    return os.path.join(folder.path, copy)
 
 
 def _sweep(edits: Sequence[Tuple[_Place, Edit]], sockets: Optional[str]) -> None:

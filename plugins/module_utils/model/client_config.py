@@ -397,14 +397,15 @@ class Shadowed:
 Effective = Mapping[str, Sequence[str]]
 
 
-def differing(plain: Effective, forced: Effective) -> List[str]:
-    """The keywords that would be otherwise if the options came first.
+def differing(plain: Effective, forced: Effective, option: str) -> List[str]:
+    """What would be otherwise if an option came first, by the keywords that ssh prints.
 
-    Of keywords that add up (IdentityFile, SendEnv) the order does not count, nor repetition.
+    Its own keyword, where ssh prints that: another one may be otherwise as a consequence. Else
+    all of them, for the option may have an old name. Of keywords that add up (IdentityFile,
+    SendEnv) the order does not count, nor repetition.
     """
-    return [
-        keyword for keyword, values in forced.items() if set(values) != set(plain.get(keyword, ()))
-    ]
+    keywords = [option.lower()] if option.lower() in forced else list(forced)
+    return [word for word in keywords if set(forced[word]) != set(plain.get(word, ()))]
 
 
 def culprit(

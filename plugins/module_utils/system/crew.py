@@ -65,6 +65,17 @@ def run(jobs: Sequence[Job], *, timeout: float, at_once: int) -> List[Union[Any,
     return results
 
 
+def alone(job: Job, *, timeout: float) -> Any:
+    """What one job returns.
+
+    :raises MuxError: what it raised, or ``timeout``.
+    """
+    (result,) = run([job], timeout=timeout, at_once=1)
+    if isinstance(result, MuxError):
+        raise result
+    return result
+
+
 def _start(job: Job) -> tuple[int, int]:
     """Fork; the descriptor that the answer comes from, and the process."""
     answers, mine = os.pipe()

@@ -191,4 +191,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+    # Not read to their end: what a Match exec left behind may hold them for ever.
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

@@ -71,12 +71,16 @@ class Folder:
         except FileNotFoundError:
             yield None
             return
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 path = os.path.join(self.path, name)
                 raise MuxError("invalid", "%s is not a regular file" % path)
-            yield File(descriptor, status, file.read())
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+            yield File(descriptor, status, content)
+        finally:
+            os.close(descriptor)
 
     def is_still(self, name: str, old: Optional[File]) -> bool:
         """Whether the file is what it was when it was opened."""

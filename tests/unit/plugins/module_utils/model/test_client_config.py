@@ -269,19 +269,28 @@ def test_removed_is_restored(content: Optional[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plain", "forced", "keywords"),
+    ("plain", "forced", "option", "keywords"),
     [
-        ({"port": ["22"]}, {"port": ["22"]}, []),
-        ({"port": ["22"]}, {"port": ["2222"]}, ["port"]),
-        ({"sendenv": ["A", "B"]}, {"sendenv": ["B", "A", "B"]}, []),
-        ({"identityfile": ["a"]}, {"identityfile": ["b", "a"]}, ["identityfile"]),
-        ({}, {"proxyjump": ["b"]}, ["proxyjump"]),
+        ({"port": ["22"]}, {"port": ["22"]}, "Port", []),
+        ({"port": ["22"]}, {"port": ["2222"]}, "Port", ["port"]),
+        ({"sendenv": ["A", "B"]}, {"sendenv": ["B", "A", "B"]}, "SendEnv", []),
+        ({"identityfile": ["a"]}, {"identityfile": ["b", "a"]}, "identityfile", ["identityfile"]),
+        ({}, {"proxyjump": ["b"]}, "ProxyJump", ["proxyjump"]),
+        # A consequence of something else is nothing of ours.
+        ({"user": ["a"], "port": ["1"]}, {"user": ["a"], "port": ["2"]}, "User", []),
+        # A keyword that is printed by its new name.
+        (
+            {"pubkeyacceptedalgorithms": ["a"]},
+            {"pubkeyacceptedalgorithms": ["b"]},
+            "PubkeyAcceptedKeyTypes",
+            ["pubkeyacceptedalgorithms"],
+        ),
     ],
 )
 def test_settings_differ_by_what_they_are(
-    plain: Dict[str, List[str]], forced: Dict[str, List[str]], keywords: List[str]
+    plain: Dict[str, List[str]], forced: Dict[str, List[str]], option: str, keywords: List[str]
 ) -> None:
-    assert model.differing(plain, forced) == keywords
+    assert model.differing(plain, forced, option) == keywords
 
 
 #: Where Port comes from is searched for in these.
