@@ -101,8 +101,8 @@ options:
   layout:
     description:
       - V(block) has the entries in the configuration itself.
-      - V(include) has them in C(config.d/bastion.mux-NAME.conf) beside it, and in the block there
-        is one C(Include) line alone.
+      - V(include) has them in C(config.d/bastion.mux-NAME.conf) beside it, and the block is one
+        C(Include) line that counts for every host.
       - The other one is taken away, whichever it is.
     type: str
     choices: [block, include]

@@ -483,10 +483,11 @@ def _edits(
         return [(config, main), (extra, extra.edited(model.edit_absent, name))]
     # Relative to ~/.ssh, for a user's own configuration.
     included = extra.path if subject.path else "%s/%s" % (_DROP_INS, extra.name)
-    line = "Include " + target.quote(included)
+    # Somebody may have put a Host above it, which would narrow the Include.
+    include = ["Match all", "Include " + target.quote(included)]
     return [
         (extra, extra.edited(model.edit_present, name, body, set(extra.new))),
-        (config, config.edited(model.edit_present, name, [line], set(new))),
+        (config, config.edited(model.edit_present, name, include, set(new))),
     ]
 
 

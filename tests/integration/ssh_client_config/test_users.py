@@ -55,7 +55,7 @@ class TestLayouts:
                 assert one.config.read_bytes() == block(new=made)
             else:
                 assert drop_in.read_bytes() == block(new="directory, file")
-                include = f"Include config.d/{drop_in.name}\n".encode()
+                include = f"Match all\nInclude config.d/{drop_in.name}\n".encode()
                 assert one.config.read_bytes() == block(new=made, body=include)
             for path in one.home.rglob("*"):
                 assert (path.stat().st_uid, path.stat().st_gid) == (one.uid, one.gid)
