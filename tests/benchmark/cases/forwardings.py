@@ -102,6 +102,6 @@ def task_run(bastions: Fleet, ports: list[int]) -> plays.Timed:
 def shell_loop(host: str, ports: list[int]) -> str:
     """One `ssh -O forward` after another."""
     return (
-        f"for port in $(seq {ports[0]} {ports[-1]}); do"
+        f"for port in {' '.join(map(str, ports))}; do"
         f" $SSH -O forward -L $port:127.0.0.1:9 {host}; done"
     )
