@@ -89,10 +89,11 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that one case found."""
+    """All that one case found. `missing` says what could not be measured, and why."""
 
     findings: list[Finding] = dataclasses.field(default_factory=list)
     charts: list[Chart] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -130,4 +131,5 @@ def as_data(results: Results) -> dict[str, Any]:
         }
         for finding in results.findings
     ]
-    return {"findings": findings, "charts": [dataclasses.asdict(one) for one in results.charts]}
+    charts = [dataclasses.asdict(one) for one in results.charts]
+    return {"findings": findings, "charts": charts, "missing": results.missing}

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.playbook import Inventory, run_playbook
+from tests.support.playbook import Inventory, collections_path, run_playbook
 
 PLUGINS = Path(__file__).resolve().parent / "callback_plugins"
 
@@ -41,14 +42,19 @@ def run(
     *,
     inventory: Inventory | None = None,
     forks: int | None = None,
+    collections: Sequence[Path] = (),
 ) -> Timed:
-    """Run plays, which have to succeed. A task lasts until the next one begins."""
+    """Run plays, which have to succeed. A task lasts until the next one begins.
+
+    `collections` are folders with peers in them, beside the one with this collection.
+    """
     record = work / "timing.jsonl"
     record.unlink(missing_ok=True)
     env = {
         "ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS),
         "ANSIBLE_CALLBACKS_ENABLED": "timing",
         "BASTION_MUX_TIMING": str(record),
+        "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(map(str, [collections_path(), *collections])),
     }
     began = time.monotonic()
     result = run_playbook(work, plays, inventory=inventory, forks=forks, env=env, timeout=600)

@@ -24,7 +24,7 @@ import psutil
 import yaml
 
 from tests.benchmark import page
-from tests.benchmark.cases import forwardings, growth, info, opening, unchanged
+from tests.benchmark.cases import client_config, forwardings, growth, info, opening, unchanged
 from tests.benchmark.measure import Results
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,7 @@ CASES: dict[str, Callable[..., Results]] = {
     "info": info.measure,
     "opening": opening.measure,
     "growth": growth.measure,
+    "client_config": client_config.measure,
 }
 
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = given.output or CHECKOUT / ("docs/docsite/rst" if everything else "build/benchmark")
     began = time.monotonic()
     load = os.getloadavg()[0]
-    findings, charts = [], []
+    findings, charts, missing = [], [], []
     for name in given.only or CASES:
         print(f"--- {name}", flush=True)
         found = CASES[name](quick=given.quick)
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(page.line(finding), flush=True)
         findings += found.findings
         charts += found.charts
+        for what in found.missing:
+            print(f"left out: {what}", flush=True)
+        missing += found.missing
     facts = {
         **_facts(),
         "load average before the run": f"{load:.1f}",
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if given.quick:
         facts["run with --quick"] = "the numbers mean nothing"
-    print(f"Read {page.write(output, Results(findings, charts), facts)}")
+    print(f"Read {page.write(output, Results(findings, charts, missing), facts)}")
 
 
 def _facts() -> dict[str, str]:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,11 @@ from tests.support.playbook import CHECKOUT
 from tests.support.sshd import sshd_path
 
 
-def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> None:
-    if sshd_path() is None:
-        pytest.skip("OpenSSH's server (sshd) is not installed")
+def _run(work: Path, *cases: str) -> tuple[dict[str, Any], str]:
+    """The numbers and the page of a quick run."""
     command = [sys.executable, "-m", "tests.benchmark.run", "--quick", "--output", str(work / "o")]
     run = subprocess.run(
-        [*command, "--only", "opening", "--only", "growth"],
+        [*command, *(part for case in cases for part in ("--only", case))],
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -31,13 +32,18 @@ def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> N
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    results = json.loads((work / "o" / "benchmarks" / "results.json").read_text())
+    return results, (work / "o" / "benchmarks.rst").read_text()
 
+
+def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> None:
+    if sshd_path() is None:
+        pytest.skip("OpenSSH's server (sshd) is not installed")
+    results, page = _run(work, "opening", "growth")
     written = work / "o" / "benchmarks"
-    results = json.loads((written / "results.json").read_text())
     (finding,) = results["findings"]
     ours, peer = (sample["median"] for sample in finding["samples"][:2])
     assert finding["measured"] == pytest.approx(ours / peer)
-    page = (work / "o" / "benchmarks.rst").read_text()
     assert finding["title"].replace("`", "``") in page
     assert ("**no**" in page) is not finding["met"]
     for chart in results["charts"]:
@@ -45,3 +51,16 @@ def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> N
         drawing = ET.fromstring((written / f"{chart['name']}.svg").read_text())
         lines = drawing.findall("{http://www.w3.org/2000/svg}polyline")
         assert len(lines) == len(chart["curves"])
+
+
+def test_what_was_not_measured_is_on_the_page(work: Path) -> None:
+    results, page = _run(work, "client_config")
+    measured = {finding["name"] for finding in results["findings"]}
+    if os.getuid() == 0:
+        assert {"client-first", "client-second"} <= measured
+    else:
+        assert not measured
+    # Only a full run brings the peer from elsewhere.
+    assert bool(results["missing"]) is ("client-first-loop" not in measured)
+    for what in results["missing"]:
+        assert what.replace("`", "``") in page

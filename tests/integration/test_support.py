@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import Account
+from tests.support.accounts import Account, throwaway_accounts
 from tests.support.client import Ssh, alive
 from tests.support.leaks import LeakWatch
 from tests.support.playbook import run_playbook
@@ -167,3 +168,21 @@ def test_a_playbook_that_takes_too_long_is_ended(work: Path) -> None:
     with pytest.raises(AssertionError, match="took more than"):
         run_playbook(work, plays, timeout=2)
     assert os.getcwd() == str(work)
+
+
+def test_many_accounts_are_removed_even_after_an_interruption(work: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make accounts")
+    names = []
+
+    def interrupted() -> None:
+        with throwaway_accounts(work, 2) as accounts:
+            for account in accounts:
+                assert account.home.stat().st_uid == pwd.getpwnam(account.name).pw_uid
+                names.append(account.name)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(names) == 2
+    assert not {one.pw_name for one in pwd.getpwall()} & set(names)

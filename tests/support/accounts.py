@@ -1,12 +1,13 @@
 # Copyright (c) 2026, bastion.mux contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A throwaway account, for the ways to log in that need a password."""
+"""Throwaway accounts: one for the ways to log in that need a password, and many of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -41,9 +42,38 @@ def throwaway_account(directory: Path) -> Iterator[Account]:
         _run(["userdel", "--force", account.name])
 
 
+@contextlib.contextmanager
+def throwaway_accounts(directory: Path, count: int) -> Iterator[list[Account]]:
+    """Many accounts, made by one `newusers`; their homes below `directory` are empty."""
+    assert os.getuid() == 0
+    directory.chmod(0o755)
+    prefix = f"bm{secrets.token_hex(3)}"
+    accounts = [
+        Account(name, secrets.token_urlsafe(12), directory / name)
+        for name in (f"{prefix}{number:03}" for number in range(count))
+    ]
+    lines = [f"{one.name}:{one.password}:::{one.name}:{one.home}:/bin/sh\n" for one in accounts]
+    try:
+        _run(["newusers"], "".join(lines))
+        yield accounts
+    finally:
+        made = {one.pw_name for one in pwd.getpwall()}
+        for account in accounts:
+            if account.name in made:
+                _run(["userdel", "--force", account.name])
+
+
 def _run(command: list[str], text: str = "") -> None:
     def done() -> bool:
-        said = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            # Ctrl-C shall not end it halfway, with the lock of /etc/passwd in its hands.
+            start_new_session=True,
+        )
         # Tests that run beside this one may hold the lock of /etc/passwd.
         assert said.returncode == 0 or "lock" in said.stderr, said.stderr
         return said.returncode == 0

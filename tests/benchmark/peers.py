@@ -1,0 +1,44 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Collections of others to compare with, brought on first use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tests.support.playbook import CHECKOUT
+
+PLACE = CHECKOUT / ".cache" / "peers"
+
+_GENERAL = "ansible_collections/community/general/"
+
+
+def community_general(*, bring: bool) -> str | None:
+    """The version of the community.general that is below PLACE; None: it is not there.
+
+    It is brought, where it may be, inside the Python package `ansible`.
+    """
+    there = PLACE / _GENERAL
+    if not there.is_dir():
+        if not bring:
+            return None
+        PLACE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=PLACE) as work:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--only-binary", ":all:", "--dest", work, "ansible"]
+            if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+                return None
+            with zipfile.ZipFile(next(Path(work).glob("*.whl"))) as wheel:
+                names = [name for name in wheel.namelist() if name.startswith(_GENERAL)]
+                wheel.extractall(work, names)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(Path(work) / _GENERAL, there)
+    about = json.loads((there / "MANIFEST.json").read_text())
+    return str(about["collection_info"]["version"])
