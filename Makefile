@@ -15,6 +15,8 @@ TREE := $(CURDIR)/.tree
 COLLECTION := $(TREE)/ansible_collections/bastion/mux
 SCENARIO :=
 ARGS :=
+# There is a unix socket in it, so its name must be short.
+BASTION := $(CURDIR)/.cache/bastion
 
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(TREE)
@@ -42,6 +44,14 @@ lock: setup ## pin dev/*.txt anew
 demo: runtime ## show it all on loopback, with a bastion of its own
 	@dev/need ssh
 	@PATH="$(RUNTIME)/bin:$$PATH" ansible-playbook bastion.mux.demo $(ARGS)
+
+.PHONY: bastion bastion-stop
+bastion: runtime ## start the bastion of the demo for a first try, and say how to use it
+	@dev/need ssh
+	@$(RUNTIME)/bin/python dev/bastion.py $(BASTION)
+
+bastion-stop: runtime ## end it
+	@$(RUNTIME)/bin/python dev/bastion.py $(BASTION) stop
 
 LINTERS := lint-ruff lint-mypy lint-shell lint-ansible lint-licences lint-changelog
 .PHONY: lint $(LINTERS)
@@ -93,6 +103,7 @@ docs: setup ## check the documentation and build docs/html
 
 .PHONY: build
 build: setup ## build the collection, install it elsewhere and read it there
+	@dev/need git ssh
 	@pytest tests/package $(ARGS)
 
 .PHONY: integration molecule
@@ -106,7 +117,7 @@ molecule: setup ## scenarios in containers (SCENARIO=name for one)
 .PHONY: bench
 bench: setup ## measure, and write the results page
 	@dev/need ssh sshd
-	@python tests/benchmark/run.py $(ARGS)
+	@python -m tests.benchmark.run $(ARGS)
 
 .PHONY: test
 test: ## everything

@@ -719,7 +719,10 @@ class Directory:
 
     def check(self) -> None:
         if len(os.fsencode(self.socket)) > MAX_SOCKET_PATH:
-            raise Unusable(f"{self.path} is too long a path for a unix socket")
+            raise Unusable(
+                f"{self.path} is too long a path for a unix socket: choose a directory of at most "
+                f"{MAX_SOCKET_PATH - len('/' + self.socket.name)} bytes"
+            )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

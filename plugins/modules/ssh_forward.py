@@ -187,9 +187,9 @@ reason:
     - V(host_key_unknown) - the host key is not known.
     - V(invalid) - a parameter has a value that cannot be used; nothing was changed.
     - V(listen_in_use) - another process already listens there.
-    - V(not_running) - there is no master, and this task does not open one.
+    - V(not_running) - there is no master, and this task does not open one, or it ended meanwhile.
     - V(ssh_missing) - there is no ssh client.
-    - V(timeout) - the login took too long.
+    - V(timeout) - the login took too long, or another run kept the master locked.
     - V(unreachable) - there is no connection to the bastion, or it is dead.
     - V(wedged) - the master does not answer within O(timeout).
   type: str

@@ -123,18 +123,23 @@ masters:
       returned: always
     reason:
       description:
-        - Why it is not alive - V(not_running) or V(wedged); null for a master that is
-          alive; V(unreachable) for one that is alive but whose connection is dead
-          (O(probe=true)).
+        - Why it is not alive - V(not_running), V(wedged), or V(invalid) where something else than
+          a master listens; null for a master that is alive; V(unreachable) for one that is alive
+          but whose connection is dead (O(probe=true)).
       type: str
       returned: always
+    msg:
+      description: What listens there instead of a master.
+      type: str
+      returned: RV(masters[].reason=invalid)
     stale:
       description: Whether it is a socket that a dead master left behind.
       type: bool
       returned: always
     connection:
       description:
-        - What the master says about its connection - peer, cipher, duration, traffic.
+        - What the master says about its connection - C(peer), C(cipher), C(duration), C(traffic)
+          and more, by the keywords of C(ssh -O conninfo). Behind a jump host it knows no C(peer).
       type: dict
       returned: OpenSSH 10.3 and newer
     probe:
@@ -153,6 +158,7 @@ reason:
     - V(control_path_too_long) - no socket can have such a long path.
     - V(invalid) - a parameter has a value that cannot be used; nothing was changed.
     - V(ssh_missing) - there is no ssh client.
+    - V(timeout) - ssh did not tell its configuration.
   type: str
   returned: failure
 """

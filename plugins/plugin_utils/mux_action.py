@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -41,6 +42,12 @@ _FROM_INVENTORY = {
 }
 
 
+def _in_words(error: Exception) -> str:
+    # The validator leaves the beginning of this sentence to its caller, as AnsibleModule's.
+    start = "Unsupported parameters: " if isinstance(error, UnsupportedError) else ""
+    return f"{start}{error}"
+
+
 class MuxAction(ActionBase):
     """Runs the engine in the controller's worker process, or the module where it is delegated to.
 
@@ -57,6 +64,12 @@ class MuxAction(ActionBase):
     #: The engine's function and its argument spec; a subclass is nothing but these.
     engine_run: ClassVar[Callable[..., dict[str, Any]]]
     argument_spec: ClassVar[dict[str, dict[str, Any]]]
+    _validator: ClassVar[ArgumentSpecValidator]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Once, before the workers are forked.
+        cls._validator = ArgumentSpecValidator(cls.argument_spec)
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -103,9 +116,9 @@ class MuxAction(ActionBase):
         return {**self._validated(arguments), EXTRA_ARGUMENTS: extra}
 
     def _validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        checked = ArgumentSpecValidator(self.argument_spec).validate(dict(arguments))
+        checked = self._validator.validate(dict(arguments))
         if checked.error_messages:
-            raise MuxError("invalid", "; ".join(checked.error_messages))
+            raise MuxError("invalid", "; ".join(_in_words(error) for error in checked.errors))
         return dict(checked.validated_parameters)
 
     def complete(self, arguments: dict[str, Any], task_vars: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,9 @@ that. Private to the collection: no promise is made about it.
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Dict = dict[str, Any]
@@ -44,14 +44,10 @@ def clip(text: str, columns: int) -> str:
     """The text, or its beginning and its end with an ellipsis between them."""
     if width(text) <= columns:
         return text
-    head, tail = "", ""
-    for index in range(len(text)):
-        if width(head + tail) + 3 > columns:
-            break
-        if index % 3 == 2:
-            tail = text[-1 - index // 3] + tail
-        else:
-            head = text[: len(head) + 1]
+    head, tail = text[:columns], text[-columns:]
+    while width(head + tail) >= columns:
+        # Two thirds for the beginning.
+        head, tail = (head[:-1], tail) if len(head) > 2 * len(tail) else (head, tail[1:])
     return head + "\N{HORIZONTAL ELLIPSIS}" + tail
 
 
@@ -91,7 +87,6 @@ def describe_forward(forward: Mapping[str, Any]) -> Dict:
         "health": health,
         "words": words,
         "detail": clean((probe or {}).get("msg") or ""),
-        "evidence": clean(forward.get("evidence") or ""),
     }
 
 
@@ -195,88 +190,38 @@ _LEAST_ROWS = 3
 #: So much fits on a printed page; what is longer goes on in the next picture.
 _SHEET_ROWS = 42
 
+#: The most characters that the columns have room for.
 _NEAR, _HOP, _BASTION, _FAR = 30, 22, 28, 32
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The forwardings of a master that go into one picture, and how many pictures it has."""
-
-    master: Dict
-    forwards: Sequence[Dict]
-    number: int = 1
-    of: int = 1
-
-    @property
-    def rows(self) -> int:
-        return max(len(self.forwards), _LEAST_ROWS)
-
-    @property
-    def height(self) -> int:
-        return self.rows * _ROW
-
-    @property
-    def path(self) -> list[str]:
-        return list(self.master["jump"])
-
-
-@dataclass
-class _Columns:
-    """Where everything stands from left to right."""
-
-    near: float = 0
-    hops: list[float] = field(default_factory=list)
-    bastion: float = 0
-    far: float = 0
-
-    def hop_left(self, depth: int) -> float:
-        return self.near + _GAP + sum(width + _GAP for width in self.hops[:depth])
-
-    @property
-    def bastion_left(self) -> float:
-        return self.hop_left(len(self.hops))
-
-    @property
-    def bastion_right(self) -> float:
-        return self.bastion_left + self.bastion
-
-    @property
-    def far_left(self) -> float:
-        return self.bastion_right + _GAP
-
-    @property
-    def right(self) -> float:
-        return self.far_left + self.far
-
-
-def sheets(masters: Sequence[Dict]) -> list[Dict]:
+def sheets(masters: Iterable[Dict]) -> list[Dict]:
     """Pictures of who reaches what through whom, each of them as high as a page at most.
 
     From left to right there are the controller, the hosts that are jumped through, the bastions
     and what lies beyond them; each forwarding is a lane through all of these.
     """
-    return [_sheet(parts) for parts in _paginate(masters)]
-
-
-def _paginate(masters: Sequence[Dict]) -> list[list[_Part]]:
-    pages: list[list[_Part]] = []
+    pages: list[list[Dict]] = []
     room = 0
     for part in (part for master in masters for part in _split(master)):
-        if part.rows > room:
+        if _rows(part) > room:
             pages.append([])
             room = _SHEET_ROWS
         pages[-1].append(part)
-        room -= part.rows + 1  # the space below it
-    return pages
+        room -= _rows(part) + 1  # the space below it
+    return [_sheet(parts) for parts in pages]
 
 
-def _split(master: Dict) -> list[_Part]:
+def _split(master: Dict) -> Iterator[Dict]:
+    """The master, once for each picture that its forwardings fill."""
     forwards = master["forwards"]
     starts = range(0, max(len(forwards), 1), _SHEET_ROWS)
-    return [
-        _Part(master, forwards[start : start + _SHEET_ROWS], number, len(starts))
-        for number, start in enumerate(starts, 1)
-    ]
+    for number, start in enumerate(starts, 1):
+        name = master["name"] + (f" ({number}/{len(starts)})" if len(starts) > 1 else "")
+        yield {**master, "name": name, "forwards": forwards[start : start + _SHEET_ROWS]}
+
+
+def _rows(part: Dict) -> int:
+    return max(len(part["forwards"]), _LEAST_ROWS)
 
 
 def _text(words: str, columns: int) -> Dict:
@@ -285,109 +230,67 @@ def _text(words: str, columns: int) -> Dict:
     return {"text": drawn, "full": words if drawn != words else ""}
 
 
-def _size(texts: Iterable[str], most: int, least: int = 10) -> float:
-    columns = max([least, *(min(most, width(text)) for text in texts)])
-    return columns * _CHAR + 2 * _PAD
-
-
-def _sheet(parts: Sequence[_Part]) -> Dict:
-    depth = max(len(part.path) for part in parts)
-    forwards = [forward for part in parts for forward in part.forwards]
-    columns = _Columns(
-        near=_size((f["near"] for f in forwards), _NEAR, len("this controller")),
-        hops=[
-            _size((part.path[d] for part in parts if len(part.path) > d), _HOP)
-            for d in range(depth)
-        ],
-        bastion=_size((t for part in parts for t in _box_texts(part)), _BASTION),
-        far=_size((f["far"] for f in forwards), _FAR) if forwards else 0,
-    )
-    tops = []
-    top = float(_HEAD)
+def _sheet(parts: Sequence[Dict]) -> Dict:
+    depth = max(len(part["jump"]) for part in parts)
+    forwards = [forward for part in parts for forward in part["forwards"]]
+    contents = [
+        ("this controller", _NEAR, [forward["near"] for forward in forwards]),
+        *(
+            ("jump", _HOP, [part["jump"][hop] for part in parts if len(part["jump"]) > hop])
+            for hop in range(depth)
+        ),
+        ("bastion", _BASTION, [part[key] for part in parts for key in ("name", "login", "words")]),
+        ("beyond", _FAR, [forward["far"] for forward in forwards]),
+    ]
+    columns: list[Dict] = []
+    x = 1.0
+    for head, most, texts in contents if forwards else contents[:-1]:
+        characters = max([width(head), *(min(most, width(text)) for text in texts)])
+        columns.append({"head": head, "x": x, "w": characters * _CHAR + 2 * _PAD})
+        x += columns[-1]["w"] + _GAP
+    placed: list[Dict] = []
+    y = _HEAD
     for part in parts:
-        tops.append(top)
-        top += part.height + _SPACE
-    bottom = top - _SPACE
+        placed.append({**part, "y": y, "h": _rows(part) * _ROW})
+        y += placed[-1]["h"] + _SPACE
     return {
-        "width": round(columns.right + 2),
-        "height": round(bottom + 2),
-        "heads": _heads(columns, depth, bool(forwards)),
-        "controller": {"x": 1, "y": _HEAD, "w": columns.near, "h": bottom - _HEAD},
-        "hops": _hops(parts, tops, columns),
-        "masters": [_master(part, y, columns) for part, y in zip(parts, tops, strict=True)],
+        "width": round(x - _GAP + 1),
+        "height": y - _SPACE + 2,
+        "columns": columns,
+        "controller": {**columns[0], "y": _HEAD, "h": y - _SPACE - _HEAD},
+        "hops": [box for hop in range(depth) for box in _hops(placed, hop, columns[hop + 1])],
+        "masters": [_master(part, columns[0], columns[depth + 1]) for part in placed],
     }
 
 
-def _box_texts(part: _Part) -> list[str]:
-    name = part.master["name"]
-    if part.of > 1:
-        name += f" ({part.number}/{part.of})"
-    return [name, part.master["login"], part.master["words"]]
-
-
-def _heads(columns: _Columns, depth: int, beyond: bool) -> list[Dict]:
-    heads = [{"x": 1 + columns.near / 2, "text": "this controller"}]
-    for number in range(depth):
-        heads.append({"x": columns.hop_left(number) + columns.hops[number] / 2, "text": "jump"})
-    heads.append({"x": columns.bastion_left + columns.bastion / 2, "text": "bastion"})
-    if beyond:
-        heads.append({"x": columns.far_left + columns.far / 2, "text": "beyond"})
-    return heads
-
-
-def _hops(parts: Sequence[_Part], tops: Sequence[float], columns: _Columns) -> list[Dict]:
+def _hops(placed: Sequence[Dict], hop: int, column: Dict) -> Iterator[Dict]:
     """One box for each jump host, as high as all the masters that are reached through it."""
-    boxes: list[Dict] = []
-    for depth in range(len(columns.hops)):
-        before: list[str] | None = None
-        for part, top in zip(parts, tops, strict=True):
-            path = part.path[: depth + 1]
-            if len(path) <= depth:
-                before = None
-                continue
-            if path == before:
-                boxes[-1]["h"] = top + part.height - boxes[-1]["y"]
-            else:
-                boxes.append(
-                    {
-                        "x": columns.hop_left(depth),
-                        "y": top,
-                        "w": columns.hops[depth],
-                        "h": part.height,
-                        **_text(path[depth], _HOP),
-                    }
-                )
-            before = path
-    return boxes
+    for path, group in itertools.groupby(placed, lambda part: part["jump"][: hop + 1]):
+        first, *_others, last = [*group] * 2
+        if len(path) > hop:
+            height = last["y"] + last["h"] - first["y"]
+            yield {**column, "y": first["y"], "h": height, **_text(path[hop], _HOP)}
 
 
-def _master(part: _Part, top: float, columns: _Columns) -> Dict:
-    first = top + (part.rows - len(part.forwards)) * _ROW / 2 + _ROW / 2
-    name, login, _words = _box_texts(part)
+def _master(part: Dict, controller: Dict, column: Dict) -> Dict:
+    left = controller["x"] + controller["w"]
+    first = part["y"] + (part["h"] - len(part["forwards"]) * _ROW + _ROW) / 2
     return {
-        "health": part.master["health"],
-        "words": part.master["words"],
-        "name": _text(name, _BASTION),
-        "login": _text(login, _BASTION),
-        "x": columns.bastion_left,
-        "y": top,
-        "w": columns.bastion,
-        "h": part.height,
-        "middle": top + part.height / 2,
-        "tube": {"x": columns.near + 1, "w": columns.bastion_left - columns.near - 1},
+        **part,
+        **column,
+        "name": _text(part["name"], _BASTION),
+        "login": _text(part["login"], _BASTION),
+        "tube": {**part, "x": left, "w": column["x"] - left},
         "lanes": [
             {
-                "type": forward["type"],
-                "remote": forward["remote"],
-                "health": forward["health"],
-                "words": forward["words"],
-                "y": first + index * _ROW,
-                "left": columns.near + 1,
-                "right": columns.far_left,
+                **forward,
+                "y": first + number * _ROW,
+                "left": left,
+                "right": column["x"] + column["w"] + _GAP,
                 "near": _text(forward["near"], _NEAR),
                 "far": _text(forward["far"], _FAR),
             }
-            for index, forward in enumerate(part.forwards)
+            for number, forward in enumerate(part["forwards"])
         ],
     }
 
@@ -395,7 +298,7 @@ def _master(part: _Part, top: float, columns: _Columns) -> Dict:
 def page(masters: Iterable[Mapping[str, Any]]) -> Dict:
     """All that the template of the page needs."""
     described = describe(masters)
-    forwards = [forward for master in described for forward in master["forwards"]]
+    forwards = [forward["health"] for master in described for forward in master["forwards"]]
     return {
         "masters": described,
         "sheets": sheets(described),
@@ -403,9 +306,6 @@ def page(masters: Iterable[Mapping[str, Any]]) -> Dict:
             "masters": len(described),
             "alive": sum(master["health"] == GOOD for master in described),
             "forwards": len(forwards),
-            **{
-                health: sum(forward["health"] == health for forward in forwards)
-                for health in (GOOD, BAD, UNKNOWN)
-            },
+            **{health: forwards.count(health) for health in (GOOD, BAD, UNKNOWN)},
         },
     }

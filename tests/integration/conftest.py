@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from tests.support.accounts import Account, throwaway_account
+from tests.support.client import Ssh
 from tests.support.leaks import MARK, LeakWatch
+from tests.support.services import Echo
 from tests.support.sshd import Sshd, sshd_path
+from tests.support.tasks import close_all
 from tests.support.workdir import short_dir
 
 
@@ -78,3 +81,29 @@ def account(work: Path) -> Iterator[Account]:
         pytest.skip("only root can make an account whose password sshd accepts")
     with throwaway_account(work) as made:
         yield made
+
+
+@pytest.fixture
+def closing(work: Path, make_sshd: Callable[..., Sshd]) -> Iterator[None]:
+    """Ends the masters that can be reached; others are left behind, and found by the watch."""
+    yield
+    close_all(work)
+
+
+@pytest.fixture
+def path(work: Path) -> Path:
+    """A control path. Its directory is there only where one was opened."""
+    return work / "c" / "s"
+
+
+@pytest.fixture
+def ssh(bastion: Sshd, closing: None) -> Ssh:
+    """The installed ssh, with the bastion's configuration."""
+    return Ssh(bastion.ssh_config())
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    """A far end."""
+    with Echo() as service:
+        yield service

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -123,17 +124,52 @@ def test_playbooks_of_the_guide(
     _run_twice(work, world, _localised(yaml.safe_dump(plays), service), bastion)
 
 
-def test_first_playbook_of_the_readme(
-    work: Path, world: Mapping[str, str], bastion: Sshd, service: Page
-) -> None:
+def _first_playbook() -> str:
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     first = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)
     assert first is not None
-    _run_twice(
-        work,
-        world,
-        first.group(1),
-        bastion,
-        bastion="bastion",
-        web=f"127.0.0.1:{service.port}",
-    )
+    return first.group(1)
+
+
+def test_first_playbook_of_the_readme(
+    work: Path, world: Mapping[str, str], bastion: Sshd, service: Page
+) -> None:
+    names = {"bastion": "bastion", "web": f"127.0.0.1:{service.port}"}
+    for changes in (1, 0):
+        dry: dict[str, Any] = {"check": True, "diff": True, "env": world, "extra_vars": names}
+        foretold = run_playbook(work, _first_playbook(), **dry).ok()
+        assert foretold.changed() == changes
+        assert foretold.task("Show its answer").event == ("skipped" if changes else "ok")
+        assert "template error" not in foretold.stdout + foretold.stderr
+        _run_twice(work, world, _first_playbook(), bastion, **names)
+
+
+def test_first_playbook_with_the_bastion_of_make(work: Path) -> None:
+    def make(*arguments: str) -> str:
+        program = [sys.executable, str(CHECKOUT / "dev/bastion.py"), str(work / "b"), *arguments]
+        return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+    said = make()
+    try:
+        assert " listens on 127.0.0.1 port " in said
+        names = json.loads((work / "b/vars.json").read_text(encoding="utf-8"))
+        assert f"-e @{work}/b/vars.json" in said
+        for changes in (1, 0):
+            run = run_playbook(work, _first_playbook(), extra_vars=names).ok()
+            assert run.changed() == changes
+            assert "embedded-bastion" in run.task("Show its answer")["page.content"]
+        assert " already listens on " in make()
+        shown = re.search(r"^    ansible (.*)$", said.replace("\\\n", " "), re.MULTILINE)
+        assert shown is not None
+        command = [sys.executable, "-m", "ansible", "adhoc", *shlex.split(shown.group(1))]
+        closed = subprocess.run(
+            command, env=ansible_environment(work), check=True, capture_output=True, text=True
+        )
+        assert "CHANGED" in closed.stdout
+        run_playbook(work, _first_playbook(), extra_vars=names).ok()
+    finally:
+        assert make("stop") == "The bastion has ended.\n"
+    assert make("stop") == "There is no bastion to end.\n"
+    gone = run_playbook(work, _first_playbook(), extra_vars=names)
+    assert gone.results[0]["reason"] == "invalid"
+    assert f"{work}/b/ssh_config" in gone.results[0].msg

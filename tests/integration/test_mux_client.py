@@ -321,7 +321,7 @@ def test_closing_ends_a_session(client: MuxClient, connect: Connect) -> None:
 
 def test_more_sessions_than_the_server_allows(connect: Connect) -> None:
     with stream() as (_ours, theirs):
-        for _ in range(3):
+        for _number in range(3):
             connect().session("sleep 60", stdin=theirs, stdout=theirs, stderr=theirs)
         client = connect()
         with pytest.raises(MuxRefused, match="Session open refused by peer"):
@@ -336,12 +336,10 @@ def test_more_sessions_than_the_server_allows(connect: Connect) -> None:
 
 
 def test_a_stdio_forwarding(client: MuxClient, echo: Echo) -> None:
-    with (
-        stream() as (ours, theirs),
-        client.stdio_forward(LOOPBACK, echo.port, stdin=theirs, stdout=theirs),
-    ):
-        ours.sendall(b"hello")
-        assert ours.recv(100) == b"hello"
+    far = (LOOPBACK, echo.port)
+    with stream() as pair, client.stdio_forward(*far, stdin=pair[1], stdout=pair[1]):
+        pair[0].sendall(b"hello")
+        assert pair[0].recv(100) == b"hello"
 
 
 def test_a_stdio_forwarding_to_a_unix_socket(client: MuxClient, work: Path) -> None:

@@ -102,6 +102,17 @@ def test_playbooks_are_found_by_name(installed: Installed, path: pathlib.Path) -
     installed.run("ansible-playbook", "--syntax-check", f"bastion.mux.{path.stem}")
 
 
+def test_the_demo_runs_from_any_folder(installed: Installed) -> None:
+    variables = "demo_server=paramiko demo_commands=2 status_html=page.html"
+    said = installed.run("ansible-playbook", "bastion.mux.demo", "-e", variables)
+    assert "Left behind: 0, 0, 0, 0." in said
+    assert "bastion" in (installed.elsewhere / "page.html").read_text(encoding="utf-8")
+
+
+def test_status_runs_from_any_folder(installed: Installed) -> None:
+    assert "No masters." in installed.run("ansible-playbook", "bastion.mux.status")
+
+
 def test_the_action_group_holds_every_controller_module() -> None:
     actions = {path.stem for path in (ROOT / "plugins/action").glob("*.py")}
     # Other modules have none of the parameters that name a master: a default would break them.

@@ -55,6 +55,36 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     }
 
 
+class Session:
+    """A session in which a remote `cat` says whatever it is told, as long as nothing cuts it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        assert self._line() == b"up\n", "it did not begin"
+
+    def _line(self) -> bytes:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+    def echoes(self, line: bytes = b"hello\n") -> bool:
+        """Whether it still works."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        return self._line() == line
+
+    def end(self) -> int:
+        """End it from here, as `cat` does at the end of its input. Returns the exit status."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end. Returns the exit status, 255 where it was cut."""
+        return self._process.wait(10)
+
+
 class Ssh:
     """Runs `ssh -F config … alias`."""
 
@@ -102,6 +132,12 @@ class Ssh:
                 yield process
             finally:
                 process.kill()
+
+    @contextlib.contextmanager
+    def session(self, socket: Path) -> Iterator[Session]:
+        """A session over the master of `socket`, or a login of its own where none answers."""
+        with self.started("-S", str(socket), command="echo up; exec cat") as process:
+            yield Session(process)
 
     def control(self, socket: Path, verb: str, *options: str, timeout: float = 10) -> Said:
         """`ssh -O verb` to the master of `socket`."""

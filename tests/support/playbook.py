@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = Path(__file__).resolve().parent / "callback_plugins"
@@ -190,7 +192,11 @@ def run_playbook(
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        # Its workers lead sessions of their own (ansible-core 2.19), no process group has them all.
+        top = psutil.Process(process.pid)
+        for one in (*top.children(recursive=True), top):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         stdout, stderr = process.communicate()
         raise AssertionError(
             f"ansible-playbook took more than {timeout} s\n{stdout}\n{stderr}"

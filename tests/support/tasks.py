@@ -99,7 +99,8 @@ def close_all(directory: Path) -> None:
     """End every master that listens below `directory`. An orphan is not found this way."""
     for path in sorted(directory.rglob("*")):
         if path.is_socket():
-            command = ["ssh", "-F", "none", "-S", str(path), "-O", "exit", "--", "any"]
+            name = str(path).replace("%", "%%")
+            command = ["ssh", "-F", "none", "-S", name, "-O", "exit", "--", "any"]
             subprocess.run(command, capture_output=True, timeout=10, check=False)
             if path.is_socket():
                 path.unlink()

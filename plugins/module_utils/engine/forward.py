@@ -8,11 +8,11 @@ Private to the collection: no promise is made about it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Mapping, Tuple
 
 from ..model.errors import MuxError
-from ..model.forward import Forward, parse_all
+from ..model.forward import REMOTE, Forward, parse_all
 from ..model.ledger import Record
 from ..model.plan import ABSENT, PRESENT, ForwardPlan, Resolve
 from ..model.target import ssh_args
@@ -25,6 +25,8 @@ from .place import Context, Place, locate
 
 @dataclass(frozen=True)
 class _Outcome:
+    """What was found, what was decided about it, and what is in place if it was carried out."""
+
     found: Observation
     decided: ForwardPlan
     in_place: Mapping[Forward, Record]
@@ -48,25 +50,41 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     place = locate(params, context, login=params["open"])
     resolve = listeners.resolver()
     found = _look(place, wish, context, resolve)
-    opened = False
-    if not found.alive:
-        opened = _without_master(params, place, wish, found, context)
-        if opened and not context.check_mode:
-            found = _look(place, wish, context, resolve)
-    if not found.alive:
-        return _result(place, wish, _forecast(wish, found, resolve), opened)
-    if wish.verify == "connect" and wish.state == PRESENT:
-        _verify(wish, place, found, context)
+    if found.alive:
+        return _result(place, wish, _bring_about(place, wish, found, context, resolve))
+    if not _without_master(params, place, wish, found, context):
+        return _result(place, wish, _Outcome(found, ForwardPlan(), {}))
+    if context.check_mode:
+        return _result(place, wish, _forecast(wish, found, resolve), opened=True)
+    try:
+        found = _look(place, wish, context, resolve)
+        if not found.alive:
+            raise _not_running(place, found)
+        outcome = _bring_about(place, wish, found, context, resolve)
+    except MuxError as error:
+        error.details["changed"] = True
+        raise
+    return _result(place, wish, outcome, opened=True)
+
+
+def _bring_about(
+    place: Place, wish: Wish, found: Observation, context: Context, resolve: Resolve
+) -> _Outcome:
     outcome = _Outcome(found, forwarding.plan(wish, found, resolve), {})
-    if outcome.decided.actions and not context.check_mode:
+    if wish.verify == "connect" and wish.state == PRESENT:
+        _verify(place, wish, outcome, context)
+    asks = any(forward.side == REMOTE for forward in wish.desired) and (
+        wish.verify != "none" or wish.state == ABSENT
+    )
+    if not context.check_mode and (outcome.decided.actions or asks):
         # Another run may change the same master: look again once it is kept out.
         bound = 2 * (lifecycle.login_bound(place) + place.timeout)
         with ledger_file.lock(place.control_path, timeout=bound):
             found = _look(place, wish, context, resolve)
             if not found.alive:
                 raise _not_running(place, found)
-            outcome = _carry_out(place, wish, found, context, resolve)
-    return _result(place, wish, outcome, opened)
+            outcome = _carry_out(place, wish, found, context, resolve, asks=asks)
+    return outcome
 
 
 def _look(place: Place, wish: Wish, context: Context, resolve: Resolve) -> Observation:
@@ -76,13 +94,23 @@ def _look(place: Place, wish: Wish, context: Context, resolve: Resolve) -> Obser
 
 
 def _carry_out(
-    place: Place, wish: Wish, found: Observation, context: Context, resolve: Resolve
+    place: Place,
+    wish: Wish,
+    found: Observation,
+    context: Context,
+    resolve: Resolve,
+    *,
+    asks: bool,
 ) -> _Outcome:
-    decided = forwarding.plan(wish, found, resolve)
+    in_place: Mapping[Forward, Record] = {}
     with context.connect(place.control_path, timeout=place.timeout) as client:
-        in_place = forwarding.carry_out_or_fail(
-            client, decided, wish, found, place.control_path, resolve
-        )
+        if asks:
+            found = replace(found, records=forwarding.ask_about_remote(client, wish, found))
+        decided = forwarding.plan(wish, found, resolve)
+        if decided.actions:
+            in_place = forwarding.carry_out_or_fail(
+                client, decided, wish, found, place.control_path, resolve
+            )
     return _Outcome(found, decided, in_place)
 
 
@@ -118,12 +146,15 @@ def _not_running(place: Place, found: Observation) -> MuxError:
 
 
 def _forecast(wish: Wish, found: Observation, resolve: Resolve) -> _Outcome:
-    """What would be done, where no master runs: in check mode, or to end what is not there."""
+    """What would be done where a master has to be opened, which gets what a lost one had."""
+    if found.lost is not None:
+        found = replace(found, records=found.lost.records)
     return _Outcome(found, forwarding.plan(wish, found, resolve), {})
 
 
-def _verify(wish: Wish, place: Place, found: Observation, context: Context) -> None:
+def _verify(place: Place, wish: Wish, outcome: _Outcome, context: Context) -> None:
     """Before anything is changed: what leads nowhere is not opened."""
+    found = outcome.found
     failures = forwarding.unreachable(
         wish.desired,
         place.control_path,
@@ -132,22 +163,28 @@ def _verify(wish: Wish, place: Place, found: Observation, context: Context) -> N
         timeout=place.timeout,
     )
     if failures:
-        raise forwarding.failed(failures, {}, changed=False)
+        failed = {failure.forward for failure in failures}
+        kept = {wanted: held for wanted, held in outcome.decided.kept if wanted not in failed}
+        raise forwarding.failed(failures, kept, found.evidence, changed=False)
 
 
-def _result(place: Place, wish: Wish, outcome: _Outcome, opened: bool) -> Dict[str, Any]:
+def _result(place: Place, wish: Wish, outcome: _Outcome, *, opened: bool = False) -> Dict[str, Any]:
     decided, found = outcome.decided, outcome.found
-    forwards: List[Dict[str, Any]] = []
-    kept = dict(decided.kept)
-    state = "absent" if wish.state == ABSENT else "present"
+    in_place = {**dict(decided.kept), **outcome.in_place}
+    closed = {wanted: r for r in decided.close for wanted in (r.asked, r.forward)}
+    forwards = []
     for forward in wish.desired:
-        record = outcome.in_place.get(forward) or kept.get(forward) or _planned(forward)
-        evidence = found.evidence.get(record.forward)
-        if forward in outcome.in_place and forward not in kept:
-            evidence = observe.BY_LISTENER if record.inodes else observe.BY_MASTER
-        forwards.append(forward_result(record, state, evidence))
+        if wish.state == ABSENT:
+            record = closed.pop(forward, None) or _planned(forward)
+            forwards.append(forward_result(record, "absent", None))
+        elif forward in in_place:
+            forwards += forwarding.present_results([in_place[forward]], found.evidence)
+        else:
+            forwards.append(forward_result(_planned(forward), "present", None))
     if wish.state == PRESENT:
-        forwards += [forward_result(record, "absent", None) for record in decided.close]
+        back = {record.forward for record in in_place.values()}.union(decided.open)
+        gone = (record for record in decided.close if record.forward not in back)
+        forwards += [forward_result(record, "absent", None) for record in gone]
     header = place.control_path
     return {
         "changed": opened or decided.actions,
@@ -157,7 +194,7 @@ def _result(place: Place, wish: Wish, outcome: _Outcome, opened: bool) -> Dict[s
         "diff": {
             "before_header": header,
             "after_header": header,
-            "before": _lines(decided.before),
+            "before": _lines(() if opened else decided.before),
             "after": _lines(decided.after),
         },
     }

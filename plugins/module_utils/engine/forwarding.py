@@ -14,18 +14,24 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..model.errors import MuxError
-from ..model.forward import LOCAL, REMOTE, Forward
-from ..model.ledger import Ledger, Record
-from ..model.plan import ForwardPlan, Resolve, contradictions, plan_forwards
+from ..model.forward import DYNAMIC, LOCAL, REMOTE, Forward
+from ..model.ledger import Ledger, Record, settle
+from ..model.plan import ABSENT, ForwardPlan, Resolve, contradictions, plan_forwards
 from ..protocol.messages import STREAMLOCAL
 from ..system import ledger_file, listeners, processes
 from ..system.listeners import Listener
-from ..system.mux_client import MuxClient, MuxClientError, MuxRefused, MuxTimeout
+from ..system.mux_client import (
+    ForwardOutcome,
+    MuxClient,
+    MuxClientError,
+    MuxRefused,
+    MuxTimeout,
+)
 from . import far_end, observe
-from .observe import Observation, forward_result, to_wire, wire_hosts
+from .observe import Observation, forward_result, places, to_wire, wire_hosts
 from .place import Context
 
 #: Far ends that are tried at once: those which do not answer then cost one timeout together.
@@ -80,6 +86,7 @@ def plan(wish: Wish, observation: Observation, resolve: Resolve) -> ForwardPlan:
         state=wish.state,
         exclusive=wish.exclusive,
         replace=wish.replace,
+        broken=() if wish.verify == "none" else observation.broken,
     )
     if decided.conflicts:
         first = decided.conflicts[0]
@@ -107,10 +114,12 @@ def carry_out(
         and what failed.
     """
     failures: List[Failure] = []
+    refused = list(() if observation.ledger is None else observation.ledger.refused)
     gone = _close(client, decided.close, failures)
-    _close_foreign(client, decided, failures)
+    _close_foreign(client, decided, observation, failures)
     in_place = dict(decided.kept)
-    opened = _open(client, decided.open, wish.preferred, resolve, failures)
+    preferred = {**_former_ports(observation), **wish.preferred}
+    opened = _open(client, decided.open, preferred, resolve, failures, refused)
     in_place.update(opened)
     held = [record for record in observation.records if record not in gone]
     held += opened.values()
@@ -118,13 +127,63 @@ def carry_out(
     if seen is not None:
         held, in_place = _with_inodes(held, in_place, seen, resolve)
         partial = _partly_bound(list(opened), in_place, seen, resolve)
-        if wish.verify != "none":
-            taken_back = [in_place.pop(failure.forward) for failure in partial]
-            _close(client, taken_back, failures)
-            held = [record for record in held if record not in taken_back]
+        halves = [in_place[failure.forward] for failure in partial]
+        held = [record for record in held if record not in halves]
+        if wish.verify == "none":
+            # Not as it should be: without inodes the next look is a closer one.
+            held += [replace(record, inodes=frozenset()) for record in halves]
+        else:
+            _close(client, halves, failures)
             failures += partial
-    write_ledger(control_path, observation, tuple(held), seen or (), resolve)
+            for failure in partial:
+                del in_place[failure.forward]
+    if not wish.exclusive:
+        held += _reopen(
+            [record for record in decided.close if record in gone], client, failures, resolve
+        )
+    write_ledger(control_path, observation, tuple(held), seen or (), resolve, tuple(refused))
     return tuple(held), in_place, failures
+
+
+def _reopen(
+    closed: Sequence[Record], client: MuxClient, failures: Sequence[Failure], resolve: Resolve
+) -> List[Record]:
+    """What made room in vain comes back, as far as it does; without the inodes that it had."""
+    in_vain = [
+        replace(record, inodes=frozenset())
+        for record in closed
+        if any(contradictions((record.forward, failure.forward), resolve) for failure in failures)
+    ]
+    return [record for record, outcome in _ask_to_open(client, in_vain, []) if outcome.ok]
+
+
+def _former_ports(observation: Observation) -> Dict[Forward, int]:
+    """The ports that were chosen before, by a master that is gone or for what was cancelled."""
+    ledger = observation.ledger or observation.lost
+    records = () if ledger is None else ledger.records
+    return {r.asked: r.forward.listen_port or 0 for r in records if r.automatic}
+
+
+def ask_about_remote(client: MuxClient, wish: Wish, observation: Observation) -> Tuple[Record, ...]:
+    """The forwardings that a master holds, after it was asked about the remote ones of a task.
+
+    Their listeners are on the server and cannot be seen, and the only question that there is asks
+    for what is wanted anyway: what is recorded and was cancelled behind our back is open again
+    afterwards, what is unwanted and was never recorded is cancelled.
+    """
+    known = {wanted: r for r in observation.records for wanted in (r.forward, r.asked)}
+    remote = [forward for forward in wish.desired if forward.side == REMOTE]
+    if wish.state == ABSENT:
+        unseen = [_to_open(forward, None) for forward in remote if forward not in known]
+        outcomes = client.close_forwards([to_wire(record) for record in unseen])
+        found = (record for record, outcome in zip(unseen, outcomes) if outcome.ok)
+        return (*observation.records, *found)
+    recorded = list(dict.fromkeys(known[forward] for forward in remote if forward in known))
+    lost = set()
+    for record, outcome in zip(recorded, client.open_forwards([to_wire(r) for r in recorded])):
+        if not outcome.ok or outcome.port not in (None, record.forward.listen_port):
+            lost.add(record)
+    return tuple(record for record in observation.records if record not in lost)
 
 
 def carry_out_or_fail(
@@ -139,19 +198,27 @@ def carry_out_or_fail(
 
     :raises MuxError: the reason of the first one that is not; ``forwards`` tells of each.
     """
-    _held, in_place, failures = carry_out(client, decided, wish, observation, control_path, resolve)
+    held, in_place, failures = carry_out(client, decided, wish, observation, control_path, resolve)
     if failures:
-        raise failed(failures, in_place, changed=_anything_done(decided, failures))
+        before = {record.forward for record in observation.records}
+        mended = any(
+            wanted in decided.open and record.forward in before
+            for wanted, record in in_place.items()
+        )
+        foreign = len(decided.close_foreign) - len(
+            [failure for failure in failures if failure.reason == "forward_conflict"]
+        )
+        changed = mended or foreign > 0 or before != {record.forward for record in held}
+        raise failed(failures, in_place, observation.evidence, changed=changed)
     return in_place
 
 
-def _anything_done(decided: ForwardPlan, failures: Sequence[Failure]) -> bool:
-    tried = len(decided.close) + len(decided.close_foreign) + len(decided.open)
-    return len(failures) < tried
-
-
 def failed(
-    failures: Sequence[Failure], in_place: Mapping[Forward, Record], *, changed: bool
+    failures: Sequence[Failure],
+    in_place: Mapping[Forward, Record],
+    evidence: Mapping[Forward, str],
+    *,
+    changed: bool,
 ) -> MuxError:
     """The failure of a task, naming each forwarding that failed and those that are in place."""
     lines = ["%s: %s" % (failure.forward, failure.message) for failure in failures]
@@ -161,7 +228,7 @@ def failed(
         "%s; in place: %s" % ("; ".join(lines), there),
         changed=changed,
         forwards=[
-            *(forward_result(record, "present", None) for record in in_place.values()),
+            *present_results(in_place.values(), evidence),
             *(
                 dict(
                     forward_result(Record(failure.forward), "failed", None),
@@ -174,12 +241,33 @@ def failed(
     )
 
 
+def present_results(
+    records: Iterable[Record], evidence: Mapping[Forward, str]
+) -> List[Dict[str, Any]]:
+    """The ``forwards`` return value for what is in place.
+
+    :param evidence: of what was there before; what was not is known by the master's answer, and by
+        its listener where that was seen.
+    """
+    return [
+        forward_result(
+            record,
+            "present",
+            evidence.get(
+                record.forward, observe.BY_LISTENER if record.inodes else observe.BY_MASTER
+            ),
+        )
+        for record in records
+    ]
+
+
 def write_ledger(
     control_path: str,
     observation: Observation,
     records: Tuple[Record, ...],
     seen: Sequence[Listener],
     resolve: Resolve,
+    refused: Tuple[Record, ...],
 ) -> None:
     """Record what the master holds now; also for a master that somebody else opened.
 
@@ -190,7 +278,7 @@ def write_ledger(
     known = observation.ledger or Ledger(
         observation.pid, observation.started, processes.boot_time()
     )
-    explained = {key for record in records for key in _places(record.forward, resolve)}
+    explained = {key for record in records for key in places(record.forward, resolve)}
     foreign = {
         (listener.address, listener.port)
         for listener in seen
@@ -203,16 +291,9 @@ def write_ledger(
             records=records,
             foreign=tuple(sorted(foreign - explained)),
             inodes=listeners.socket_inodes(observation.pid) or frozenset(),
+            refused=refused,
         ),
     )
-
-
-def _places(forward: Forward, resolve: Resolve) -> List[Tuple[str, int]]:
-    if forward.side == REMOTE:
-        return []
-    if forward.listen_socket is not None:
-        return [(forward.listen_socket, -1)]
-    return [(address, forward.listen_port or 0) for address in forward.addresses(resolve)]
 
 
 def _close(client: MuxClient, records: Sequence[Record], failures: List[Failure]) -> set[Record]:
@@ -232,16 +313,23 @@ def _close(client: MuxClient, records: Sequence[Record], failures: List[Failure]
     return gone
 
 
-def _close_foreign(client: MuxClient, decided: ForwardPlan, failures: List[Failure]) -> None:
+def _close_foreign(
+    client: MuxClient, decided: ForwardPlan, observation: Observation, failures: List[Failure]
+) -> None:
     """Cancel listeners of unknown purpose, as far as one can: only SOCKS has no far end to name."""
+    guesses = []
     for address, port in decided.close_foreign:
-        guesses = []
         if port > 0:
-            hosts = {address: None, "localhost": None, "": None, "*": None}
-            forward = Forward("dynamic", listen_host=address, listen_port=port)
-            guesses = [Record(forward, wire_host=host) for host in hosts]
-        outcomes = client.close_forwards([to_wire(guess) for guess in guesses])
-        if not any(outcome.ok for outcome in outcomes):
+            forward = Forward(DYNAMIC, listen_host=address, listen_port=port)
+            hosts = dict.fromkeys((address, "localhost", "", "*"))
+            guesses += [Record(forward, wire_host=host) for host in hosts]
+    if not decided.close_foreign:
+        return
+    client.close_forwards([to_wire(guess) for guess in guesses])
+    seen = () if observation.pid is None else listeners.listening(observation.pid) or ()
+    left = listeners.by_address(seen)
+    for address, port in decided.close_foreign:
+        if (address, port) in left:
             forward = (
                 Forward("local", listen_socket=address)
                 if port < 0
@@ -264,48 +352,95 @@ def _open(
     preferred: Mapping[Forward, int],
     resolve: Resolve,
     failures: List[Failure],
+    refused: List[Record],
 ) -> Dict[Forward, Record]:
-    """Open forwardings, all in one go; the records of those that the master accepted."""
+    """Open forwardings, all in one go; the records of those that the master accepted.
+
+    :param refused: as in the ledger; changed here.
+    """
     opened: Dict[Forward, Record] = {}
-    pending = [_to_open(forward, preferred.get(forward), resolve) for forward in wanted]
+    pending = [
+        _to_open(forward, _port_for(forward, preferred.get(forward), resolve)) for forward in wanted
+    ]
     for attempt in range(_PORT_ATTEMPTS):
         for record in pending:
             if record.forward.side == LOCAL and record.forward.listen_socket is not None:
                 listeners.remove_dead_socket(record.forward.listen_socket)
         again = []
-        for record, outcome in zip(pending, client.open_forwards([to_wire(r) for r in pending])):
+        for record, outcome in _ask_to_open(client, pending, failures):
             if outcome.ok:
-                port = outcome.port
-                settled = (
-                    replace(record, forward=record.forward.with_port(port)) if port else record
-                )
-                opened[record.asked] = settled
+                settled = _settled(record, outcome.port)
+                if _leads_to_its_far_end(client, settled, refused, failures):
+                    opened[record.asked] = settled
             elif record.automatic and record.forward.side == LOCAL and attempt < _PORT_ATTEMPTS - 1:
-                again.append(_to_open(record.asked, None, resolve))
+                again.append(_to_open(record.asked, _port_for(record.asked, None, resolve)))
             elif record.wire_host != wire_hosts(record.forward)[-1]:
                 # Perhaps another tool asked for it, in ssh's own spelling of "no address".
                 again.append(replace(record, wire_host=wire_hosts(record.forward)[-1]))
             else:
                 failures.append(_refused(record, outcome.message, resolve))
+                if record.forward.side == REMOTE and not record.automatic:
+                    refused.append(record)
         pending = again
         if not pending:
             break
     return opened
 
 
+def _ask_to_open(
+    client: MuxClient, records: Sequence[Record], failures: List[Failure]
+) -> List[Tuple[Record, ForwardOutcome]]:
+    """Ask for all of them; those without an answer fail, and what has one stays known."""
+    try:
+        return list(zip(records, client.open_forwards([to_wire(record) for record in records])))
+    except MuxClientError as error:
+        answers = {outcome.forward: outcome for outcome in error.outcomes}
+        reason = "timeout" if isinstance(error, MuxTimeout) else "not_running"
+        failures += [
+            Failure(record.asked, reason, str(error))
+            for record in records
+            if to_wire(record) not in answers
+        ]
+        return [(r, answers[to_wire(r)]) for r in records if to_wire(r) in answers]
+
+
 def _settled(record: Record, port: Optional[int]) -> Record:
     return replace(record, forward=record.forward.with_port(port)) if port else record
 
 
-def _to_open(forward: Forward, port: Optional[int], resolve: Resolve) -> Record:
-    host = wire_hosts(forward)[0]
-    if not forward.automatic:
-        return Record(forward, wire_host=host)
-    if forward.side == LOCAL:
-        # OpenSSH has no -L 0 (readconf.c, parse_forward): the port is chosen here.
-        chosen = port or listeners.free_port(forward.addresses(resolve)) or 0
-        return Record(forward.with_port(chosen), automatic=True, wire_host=host)
-    return Record(forward, automatic=True, wire_host=host)
+def _leads_to_its_far_end(
+    client: MuxClient, record: Record, refused: List[Record], failures: List[Failure]
+) -> bool:
+    """Open a remote forwarding anew until it does: see :func:`settle`."""
+    if record.forward.side != REMOTE or record.automatic:
+        return True
+    turns, refused[:] = settle(record, refused)
+    request = to_wire(record)
+    for _turn in range(turns):
+        client.close_forwards([request])
+        (outcome,) = client.open_forwards([request])
+        if not outcome.ok:
+            failures.append(Failure(record.asked, "forward_refused", outcome.message))
+            return False
+    return True
+
+
+def _to_open(forward: Forward, port: Optional[int]) -> Record:
+    chosen = forward if port is None else forward.with_port(port)
+    return Record(chosen, automatic=forward.automatic, wire_host=wire_hosts(forward)[0])
+
+
+def _port_for(forward: Forward, former: Optional[int], resolve: Resolve) -> Optional[int]:
+    """A port for a local forwarding that leaves it open: the former one, where it is free.
+
+    OpenSSH has no -L 0 (readconf.c, parse_forward).
+    """
+    if not forward.automatic or forward.side == REMOTE:
+        return None
+    addresses = forward.addresses(resolve)
+    if former and all(listeners.bind_error(a, former) != errno.EADDRINUSE for a in addresses):
+        return former
+    return listeners.free_port(addresses)
 
 
 def _refused(record: Record, message: str, resolve: Resolve) -> Failure:
@@ -360,7 +495,7 @@ def _with_inodes(
     by_address = listeners.by_address(seen)
     renewed: Dict[Record, Record] = {}
     for record in held:
-        found = (by_address.get(place) for place in _places(record.forward, resolve))
+        found = (by_address.get(place) for place in places(record.forward, resolve))
         inodes = frozenset(item.inode for item in found if item and item.inode is not None)
         renewed[record] = replace(record, inodes=inodes)
     return (
@@ -383,7 +518,7 @@ def _partly_bound(
     by_address = listeners.by_address(seen)
     found = []
     for forward in opened:
-        for address, port in _places(in_place[forward].forward, resolve):
+        for address, port in places(in_place[forward].forward, resolve):
             if (address, port) in by_address or port < 0:
                 continue
             if listeners.bind_error(address, port) == errno.EADDRINUSE:

@@ -12,8 +12,9 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
+from ..model import connection
 from ..model.errors import MuxError
 from ..model.forward import LOCAL, Forward
 from ..protocol.errors import ProtocolError
@@ -21,7 +22,7 @@ from ..protocol.messages import INFO_EXTENSION
 from ..system import control_dir, listeners
 from ..system.mux_client import MuxClientError
 from ..system.ssh import Ssh
-from . import forwarding, lifecycle, observe
+from . import forwarding, lifecycle, observe, spec
 from .master import describe
 from .observe import Observation
 from .place import DEFAULT_DIRECTORY, Context, Place, locate
@@ -36,6 +37,7 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     :returns: what the module returns.
     :raises MuxError: ``invalid`` or ``control_dir_insecure``.
     """
+    spec.check_times(params)
     named = params.get("host") is not None or params.get("control_path") is not None
     if named and params.get("control_dir") is not None:
         raise MuxError("invalid", "control_dir: goes without host and control_path")
@@ -46,7 +48,17 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
         masters = list(
             threads.map(lambda place: _describe(place, shared, probe=params["probe"]), places)
         )
-    return {"changed": False, "masters": masters}
+    return {"changed": False, "masters": [_told(one) for one in masters]}
+
+
+def _told(described: Dict[str, Any]) -> Dict[str, Any]:
+    """A name that is no text is spelled: Ansible takes no result of a module that holds it."""
+    return {
+        key: os.fsencode(value).decode("utf-8", "backslashreplace")
+        if isinstance(value, str)
+        else value
+        for key, value in described.items()
+    }
 
 
 def _sockets(params: Mapping[str, Any], context: Context) -> List[Place]:
@@ -74,21 +86,21 @@ def _describe(place: Place, context: Context, *, probe: bool) -> Dict[str, Any]:
         return {**describe(place, found), "stale": False, "reason": error.reason, "msg": str(error)}
     described = {**describe(place, found), "stale": found.condition == observe.STALE}
     if found.alive:
-        connection = _connection(place, context)
-        if connection is not None:
-            described["connection"] = connection
+        told = _connection(place, context)
+        if told is not None:
+            described["connection"] = told
         if probe:
             _probe(place, found, described, context)
     return described
 
 
-def _connection(place: Place, context: Context) -> Any:
+def _connection(place: Place, context: Context) -> Optional[Dict[str, str]]:
     """What OpenSSH 10.3 and later tells of the connection; ``None`` from an older master."""
     try:
         with context.connect(place.control_path, timeout=place.timeout) as client:
             if INFO_EXTENSION not in client.extensions:
                 return None
-            return client.info("connection")
+            return connection.parse(client.info("connection"))
     except (MuxClientError, ProtocolError):
         return None
 

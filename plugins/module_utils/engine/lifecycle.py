@@ -80,7 +80,7 @@ def open_master(place: Place, context: Context, lock: Lock) -> Observation:
     key, round_ = _attempt(place, context)
     earlier = lock.failure(key, round_)
     if earlier is not None:
-        raise MuxError(earlier.reason, earlier.message)
+        raise earlier
     ours = True
     try:
         place.ssh.open_master(
@@ -111,7 +111,15 @@ def open_master(place: Place, context: Context, lock: Lock) -> Observation:
             "ssh opened a master at %s, and it was gone at once: %s"
             % (place.control_path, found.message or found.condition),
         )
-    if found.started is None:
+    return _adopt(place, found, ours=ours)
+
+
+def _adopt(place: Place, found: Observation, *, ours: bool = True) -> Observation:
+    """Begin the ledger of a master that was opened for this place.
+
+    :param ours: whether this collection opened it.
+    """
+    if found.pid is None or found.started is None:
         return found
     ledger = Ledger(
         pid=found.pid,
@@ -263,12 +271,15 @@ def hand_over(
     :returns: the new master, without forwardings.
     """
     aside = place.control_path + _OLD
+    if found.ledger is not None:
+        ledger_file.write(aside, found.ledger)  # for who has to finish this
     os.rename(place.control_path, aside)
     try:
         new = open_master(place, context, lock)
     except BaseException:
         if not os.path.lexists(place.control_path):
             os.rename(aside, place.control_path)
+            ledger_file.remove(aside)
         raise
     process = process_of(found)
     with _protected(place.control_path):
@@ -277,9 +288,15 @@ def hand_over(
             _remove_sockets(found.records)
         else:
             stop(aside, found, context, timeout=place.timeout)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside)
+    _tidy(place.control_path)
     return new
+
+
+def _tidy(control_path: str) -> None:
+    for other in (control_path + _NEW, control_path + _OLD):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(other)
+        ledger_file.remove(other)
 
 
 @contextlib.contextmanager
@@ -299,19 +316,33 @@ def _protected(control_path: str) -> Iterator[None]:
             os.unlink(kept)  # two names of one file stay both (rename(2))
 
 
-def recover(control_path: str, context: Context, *, timeout: float) -> None:
-    """Finish a hand-over that was killed half way: with the new master, where there is one."""
-    kept, aside = control_path + _NEW, control_path + _OLD
-    if os.path.lexists(kept) or os.path.lexists(aside):
-        listeners.remove_dead_socket(control_path)
-    for other in (kept, aside):
+def is_interrupted(control_path: str) -> bool:
+    """Whether a hand-over is under way, or was killed half way."""
+    return os.path.lexists(control_path + _NEW) or os.path.lexists(control_path + _OLD)
+
+
+def recover(place: Place, context: Context) -> Tuple[Record, ...]:
+    """Finish a hand-over that was killed half way: with the new master, where there is one.
+
+    :returns: the forwardings that the old one had, and the new one has not got.
+    """
+    control_path, aside = place.control_path, place.control_path + _OLD
+    records: Tuple[Record, ...] = ()
+    if not is_interrupted(control_path):
+        return records
+    listeners.remove_dead_socket(control_path)
+    for other in (control_path + _NEW, aside):
         if not os.path.lexists(other) or listeners.remove_dead_socket(other):
             continue
         if not os.path.lexists(control_path):
             os.rename(other, control_path)
         elif other == aside:
+            old = observe.observe(aside, context, timeout=place.timeout)
+            new = observe.observe(control_path, context, timeout=place.timeout)
+            records = old.records
             with _protected(control_path):
-                stop(aside, Observation(observe.ALIVE), context, timeout=timeout)
-    for other in (kept, aside):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(other)
+                stop(aside, old, context, timeout=place.timeout)
+            if old.managed and new.alive and new.ledger is None:
+                _adopt(place, new)
+    _tidy(control_path)
+    return records

@@ -66,11 +66,19 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
         raise MuxError("invalid", "state %s ends every forwarding; name none" % state)
     place = locate(params, context, login=state in (plans.PRESENT, plans.RESTARTED))
     resolve = listeners.resolver()
+    if lifecycle.is_interrupted(place.control_path) and not context.check_mode:
+        return _result(place, _apply(params, place, wish, context, resolve))
+    written = ledger_file.stamp(place.control_path)
     found = _look(place, wish, context, resolve)
+    if found.alive and (
+        ledger_file.settles(place.control_path, timeout=_lock_bound(place))
+        or ledger_file.stamp(place.control_path) != written
+    ):
+        # Another run has only just opened it: without a ledger, or without its forwardings yet.
+        found = _look(place, wish, context, resolve)
     outcome = _Outcome(found, _decide(params, place, wish, found, context, resolve), found)
     if outcome.decided.actions and not context.check_mode:
         outcome = _apply(params, place, wish, context, resolve)
-        _drain(params["drain_timeout"], outcome)
     return _result(place, outcome)
 
 
@@ -108,25 +116,22 @@ def _decide(
         on_drift=params["on_drift"],
         force=params["force"],
     )
-    if plans.OPEN in steps and place.target is None:
+    if place.target is None and set(plans.OPENING) & set(steps):
         raise MuxError(
-            "not_running",
-            "no master at %s; to open one, host is needed" % place.control_path,
+            "invalid" if found.alive else "not_running",
+            "to open a master at %s, host is needed" % place.control_path,
             control_path=place.control_path,
         )
+    there = forwarding.plan(Wish(()), found, resolve).before
     if not lives_on:
-        return _Plan(steps, ForwardPlan(before=_spelled(found)), wish)
+        return _Plan(steps, ForwardPlan(before=there), wish)
     if steps:
         # What the old one has, the new one gets; what the task asks for comes first.
         wish = _with_restored(wish, found, params["restore"], resolve)
         fresh = forwarding.plan(wish, Observation(observe.ALIVE), resolve)
-        decided = replace(fresh, before=_spelled(found))
+        decided = replace(fresh, before=there)
         return _Plan(steps, decided, wish, differences, cut_off)
     return _Plan(steps, forwarding.plan(wish, found, resolve), wish)
-
-
-def _spelled(found: Observation) -> Tuple[str, ...]:
-    return tuple(sorted(str(record.forward) for record in found.records))
 
 
 def _with_restored(wish: Wish, found: Observation, restore: bool, resolve: Resolve) -> Wish:
@@ -151,15 +156,23 @@ def _apply(
 ) -> _Outcome:
     """Do it, under the lock and from what is there by then: another run may have been first."""
     lifecycle.prepare(place)
-    bound = 2 * (lifecycle.login_bound(place) + place.timeout)
-    with ledger_file.lock(place.control_path, timeout=bound) as lock:
-        lifecycle.recover(place.control_path, context, timeout=place.timeout)
+    with ledger_file.lock(place.control_path, timeout=_lock_bound(place)) as lock:
+        left = lifecycle.recover(place, context)
         found = _look(place, wish, context, resolve)
+        if left and params["state"] in (plans.PRESENT, plans.RESTARTED):
+            wish = _with_restored(wish, replace(found, records=left), params["restore"], resolve)
         decided = _decide(params, place, wish, found, context, resolve)
         after = found
         if decided.actions:
             after = _carry_out(place, decided, found, context, lock, resolve)
-        return _Outcome(found, decided, after)
+    outcome = _Outcome(found, decided, after)
+    _drain(params["drain_timeout"], outcome)
+    return outcome
+
+
+def _lock_bound(place: Place) -> float:
+    """How long others may hold the lock: two logins, with all that belongs to them."""
+    return 2 * (lifecycle.login_bound(place) + place.timeout)
 
 
 def _carry_out(

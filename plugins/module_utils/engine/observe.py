@@ -9,6 +9,7 @@ Changes nothing. Private to the collection: no promise is made about it.
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -48,6 +49,9 @@ _MOST_GUESSES = 256
 #: How many questions a master is asked at once: what they could bind is kept occupied meanwhile.
 _AT_ONCE = 128
 
+#: How long a master that ends may go on to accept connections and hang up, in seconds.
+_ENDING = 1.0
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -84,12 +88,6 @@ class Observation:
         """Whether this collection opened the master."""
         return self.ledger is not None and self.ledger.managed
 
-    @property
-    def learned(self) -> bool:
-        """Whether the forwardings of a living master are others than its ledger says."""
-        known = () if self.ledger is None else self.ledger.records
-        return self.alive and {r.forward for r in self.records} != {r.forward for r in known}
-
 
 def observe(
     control_path: str,
@@ -105,6 +103,31 @@ def observe(
     :param desired: forwardings to look for where the ledger does not know them.
     :raises MuxError: ``invalid`` where something answers that is no master.
     """
+    deadline = time.monotonic() + _ENDING
+    while True:
+        try:
+            return _look(control_path, context, timeout, desired, resolve)
+        except MuxClosed as error:
+            # mux.c, mux_master_control_cleanup_cb: a master that ends closes what is connected,
+            # and nobody can connect a moment later.
+            if time.monotonic() >= deadline:
+                raise _no_master(control_path, error) from None
+            time.sleep(processes.POLL)
+
+
+def _no_master(control_path: str, error: Exception) -> MuxError:
+    return MuxError(
+        "invalid", "%s is not the control socket of a master: %s" % (control_path, error)
+    )
+
+
+def _look(
+    control_path: str,
+    context: Context,
+    timeout: float,
+    desired: Sequence[Forward],
+    resolve: Optional[Resolve],
+) -> Observation:
     ledger = ledger_file.read(control_path)
     # Before the connection, which is a socket of the process as well.
     inodes = None if ledger is None else listeners.socket_inodes(ledger.pid)
@@ -128,14 +151,10 @@ def observe(
         return Observation(STALE, lost=ledger)
     except MuxTimeout as error:
         return _wedged(control_path, ledger, str(error))
-    except MuxClosed as error:
-        # mux.c, mux_master_control_cleanup_cb: a master that ends closes what is connected.
-        processes.wait_until(lambda: False, processes.POLL)
-        return Observation(STALE, lost=ledger, message=str(error))
+    except MuxClosed:
+        raise
     except ProtocolError as error:
-        raise MuxError(
-            "invalid", "%s is not the control socket of a master: %s" % (control_path, error)
-        ) from None
+        raise _no_master(control_path, error) from None
     except MuxClientError as error:
         raise MuxError("invalid", "%s: %s" % (control_path, error)) from None
 
@@ -212,6 +231,7 @@ def _look_closer(
         if not is_control_socket(listener, control_path)
     }
     records: List[Record] = [record for record in recorded if record.forward.side == REMOTE]
+    settled: Set[Record] = set()
     doubtful: List[Record] = []
     for record in recorded:
         if record.forward.side != LOCAL:
@@ -221,6 +241,7 @@ def _look_closer(
             continue  # cancelled behind our back
         if record.inodes and record.inodes == {listener.inode for listener in sockets.values()}:
             records.append(record)
+            settled.add(record)
             for key in sockets:
                 del free[key]
         else:
@@ -236,7 +257,11 @@ def _look_closer(
             for key in sockets:
                 del free[key]
     there = frozenset(listeners.by_address(seen)) - frozenset(free)
-    broken = frozenset(record for record in records if _is_broken(record.forward, there, resolve))
+    broken = frozenset(
+        record
+        for record in records
+        if _is_broken(record.forward, there, resolve, settled=record in settled)
+    )
     # What was recorded of a broken one is never enough to find it unchanged.
     kept = tuple(replace(r, inodes=frozenset()) if r in broken else r for r in records)
     return _Known(
@@ -291,20 +316,24 @@ def _has_its_file(forward: Forward) -> bool:
     return forward.listen_socket is None or listeners.is_socket(forward.listen_socket)
 
 
-def _is_broken(forward: Forward, there: FrozenSet[Tuple[str, int]], resolve: Resolve) -> bool:
+def _is_broken(
+    forward: Forward, there: FrozenSet[Tuple[str, int]], resolve: Resolve, *, settled: bool
+) -> bool:
     """Whether a connection to where a forwarding listens would not reach the master.
 
     With 127.0.0.1 taken, "localhost" binds ::1 alone and reports success (channels.c,
     channel_setup_fwd_listener_tcpip). A unix socket's file can be removed.
+
+    :param settled: whether it listens as it did when it was recorded. An address that is free and
+        that it does not listen on is then none of its own, for one because of AddressFamily.
     """
     if forward.side == REMOTE:
         return False
     if forward.listen_socket is not None:
         return not _has_its_file(forward)
-    return any(
-        place not in there and listeners.bind_error(*place) == errno.EADDRINUSE
-        for place in places(forward, resolve)
-    )
+    missing = [place for place in places(forward, resolve) if place not in there]
+    could = {listeners.bind_error(*place) for place in missing}
+    return errno.EADDRINUSE in could or (None in could and not settled)
 
 
 def _candidates(
@@ -360,7 +389,7 @@ def to_wire(record: Record) -> WireForward:
     elif forward.connect_host is not None:
         connect = (forward.connect_host, forward.connect_port or 0)
     else:
-        connect = ("socks", 0)  # readconf.c, parse_forward: how ssh itself spells SOCKS
+        connect = (messages.SOCKS, 0)
     return WireForward(kind, *listen, *connect)
 
 
@@ -392,7 +421,7 @@ def _wedged(control_path: str, ledger: Optional[Ledger], message: str) -> Observ
             return Observation(
                 WEDGED, ledger.pid, started, ledger, records=ledger.records, message=message
             )
-    pid = processes.holder_of(control_path)
+    pid = listeners.holder_of(control_path)
     started = None if pid is None else processes.start_time(pid)
     return Observation(WEDGED, pid, started, lost=ledger, message=message)
 

@@ -106,15 +106,23 @@ SSH_KNOWN_HOSTS: Dict[str, Dict[str, Any]] = {
 }
 
 
-def target_of(params: Mapping[str, Any]) -> Optional[Target]:
-    """What the parameters say about the login; ``None`` without a ``host``.
+def check_times(params: Mapping[str, Any]) -> None:
+    """Refuse a time that nobody could keep to.
 
-    :raises MuxError: ``invalid``, for a value that no ssh could take.
+    :raises MuxError: ``invalid``.
     """
     for name, least in (("timeout", 1), ("drain_timeout", 0)):
         value = params.get(name)
         if value is not None and value < least:
             raise MuxError("invalid", "%s: must be at least %d" % (name, least))
+
+
+def target_of(params: Mapping[str, Any]) -> Optional[Target]:
+    """What the parameters say about the login; ``None`` without a ``host``.
+
+    :raises MuxError: ``invalid``, for a value that no ssh could take.
+    """
+    check_times(params)
     if params.get("host") is None:
         return None
     return Target(

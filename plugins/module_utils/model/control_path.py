@@ -8,6 +8,7 @@ Private to the collection: no promise is made about it.
 
 from __future__ import annotations
 
+from .characters import refuse_control_characters
 from .errors import MuxError
 
 #: sizeof(sun_path) in bytes, the terminator included, by ``sys.platform``.
@@ -31,18 +32,19 @@ def check(path: str, platform: str) -> None:
     """
     if not path.startswith("/"):
         raise MuxError("invalid", "control_path: %r is not absolute" % path)
-    if any(ord(char) < 32 or ord(char) == 127 for char in path) or "${" in path:
-        raise MuxError("invalid", "control_path: %r holds a control character or ${" % path)
+    refuse_control_characters("control_path", path)
+    if "${" in path:
+        raise MuxError("invalid", "control_path: %r holds ${, which ssh would expand" % path)
     length = len(path.encode("utf-8", "surrogateescape"))
     most = limit(platform)
     if length > most:
         name = path.rsplit("/", 1)[1]
         room = most - len(name.encode("utf-8", "surrogateescape")) - 1
+        fits = "the same name fits in a directory of up to %d bytes, or " % room
         raise MuxError(
             "control_path_too_long",
-            "control_path: %r has %d bytes, ssh can bind %d here; the same name fits in a directory"
-            " of up to %d bytes, or set control_path to something short such as ~/.ssh/m/%%C"
-            % (path, length, most, max(room, 1)),
+            "control_path: %r has %d bytes, ssh can bind %d here; %sset control_path to something"
+            " short such as ~/.ssh/m/%%C" % (path, length, most, fits if room > 0 else ""),
             control_path=path,
             length=length,
             limit=most,

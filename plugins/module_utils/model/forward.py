@@ -10,9 +10,9 @@ differ in either are not. Private to the collection: no promise is made about it
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
@@ -33,6 +33,7 @@ MAX_HOST = 1024
 MAX_SOCKET_PATH = 107
 
 _ZONE = re.compile(r"[\w.-]+\Z")
+_CONTROL_CHARACTER = re.compile(r"[\0-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
 #: What no host name holds and what would be read differently where we spell it.
 _NOT_IN_A_HOST = re.compile(r"[\s%:/\[\]\\\ud800-\udfff]|\A-")
@@ -139,6 +140,8 @@ class Forward:
         return resolve(self.listen_host)
 
 
+# A thousand forwardings name the same few hosts, and most of the work is to read those.
+@functools.lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
     """Whether ``host`` is a numeric address; a zone may follow one of IPv6 (``fe80::1%eth0``)."""
     address, percent, zone = host.partition("%")
@@ -188,7 +191,7 @@ def _fields(spelling: str) -> List[Tuple[str, bool]]:
     """Split at colons outside brackets: (text, is a path). A backslash escapes one character."""
     if not spelling:
         raise ValueError("it is empty")
-    if any(unicodedata.category(char) == "Cc" for char in spelling):
+    if _CONTROL_CHARACTER.search(spelling):
         raise ValueError("it contains a control character")
     if "${" in spelling:
         # ssh would expand it from its own environment; a playbook has templates for that.
@@ -208,6 +211,9 @@ def _fields(spelling: str) -> List[Tuple[str, bool]]:
 
 
 def _plain_field(rest: str) -> Tuple[str, Optional[str]]:
+    if "\\" not in rest:
+        text, colon, after = rest.partition(":")
+        return text, after if colon else None
     text = ""
     position = 0
     while position < len(rest):
@@ -294,6 +300,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
+@functools.lru_cache(maxsize=1024)
 def _host(text: str) -> str:
     if len(text.encode("utf-8", "replace")) > MAX_HOST:
         raise ValueError("the host name is longer than %d bytes" % MAX_HOST)

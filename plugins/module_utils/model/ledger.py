@@ -188,6 +188,7 @@ def _string_lists(values: Dict[str, Any]) -> Dict[str, List[str]]:
 
 
 def _of_type(type_: type, value: Any) -> Any:
-    if type(value) is not type_:
+    # A bool is an int to isinstance, and none to JSON.
+    if not isinstance(value, type_) or isinstance(value, bool) is not (type_ is bool):
         raise ValueError("%r is not %s" % (value, type_.__name__))
     return value

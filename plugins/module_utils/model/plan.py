@@ -10,7 +10,7 @@ about it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import MuxError
 from .forward import LOCAL, Forward, overlaps
@@ -140,6 +140,7 @@ def plan_forwards(
     state: str = PRESENT,
     exclusive: bool = False,
     replace: bool = False,
+    broken: Collection[Record] = (),
 ) -> ForwardPlan:
     """Decide about the forwardings of one master.
 
@@ -149,6 +150,7 @@ def plan_forwards(
     :param resolve: addresses of a host name.
     :param exclusive: whether all that is not desired goes (``present`` alone).
     :param replace: whether a forwarding in the way goes, instead of being a conflict.
+    :param broken: those of the records that do not work: what is desired of them is opened anew.
     """
     by_forward: Dict[Forward, Record] = {}
     for record in records:
@@ -166,13 +168,13 @@ def plan_forwards(
     kept_records = {held for _wanted, held in kept}
     if state == ABSENT:
         gone = tuple(record for record in records if record in kept_records)
-        return _with_diff(ForwardPlan(close=gone), records, foreign)
+        return _with_diff(ForwardPlan(close=gone), records, foreign, broken)
 
     # Dictionaries for their order and their quick lookup: a thousand of each is normal.
-    close: Dict[Record, None] = {}
+    close = dict.fromkeys(held for _wanted, held in kept if held in broken)
     close_foreign: Dict[Foreign, None] = {}
     if exclusive:
-        close = dict.fromkeys(record for record in records if record not in kept_records)
+        close.update(dict.fromkeys(record for record in records if record not in kept_records))
         close_foreign = dict.fromkeys(foreign)
     conflicts: List[Conflict] = []
     held_index = _index(records)
@@ -181,14 +183,15 @@ def plan_forwards(
         for record in _in_the_way(forward, held_index, resolve):
             if replace or exclusive:
                 close[record] = None
-            else:
+            elif record not in close:
                 conflicts.append(Conflict(forward, record))
         for listener in _foreign_in_the_way(forward, foreign_index, resolve):
             if replace or exclusive:
                 close_foreign[listener] = None
             else:
                 conflicts.append(Conflict(forward, None))
-    # One whose port was left to be chosen may be in the way of another: it moves.
+    # One whose port was left to be chosen may be in the way of another: it moves. One that does
+    # not work comes back.
     moved = [forward for forward, held in kept if held in close]
     plan = ForwardPlan(
         close=tuple(close),
@@ -197,7 +200,7 @@ def plan_forwards(
         kept=tuple(pair for pair in kept if pair[1] not in close),
         conflicts=tuple(conflicts),
     )
-    return _with_diff(plan, records, foreign)
+    return _with_diff(plan, records, foreign, broken)
 
 
 def contradictions(desired: Sequence[Forward], resolve: Resolve) -> List[Tuple[Forward, Forward]]:
@@ -269,12 +272,16 @@ def _foreign_in_the_way(
 
 
 def _with_diff(
-    plan: ForwardPlan, records: Sequence[Record], foreign: Sequence[Foreign]
+    plan: ForwardPlan,
+    records: Sequence[Record],
+    foreign: Sequence[Foreign],
+    broken: Collection[Record],
 ) -> ForwardPlan:
     gone = set(plan.close)
     gone_foreign = set(plan.close_foreign)
-    before = [str(record.forward) for record in records] + [_unknown(item) for item in foreign]
-    after = [str(record.forward) for record in records if record not in gone]
+    lines = {record: str(record.forward) + " (broken)" * (record in broken) for record in records}
+    before = [*lines.values()] + [_unknown(item) for item in foreign]
+    after = [line for record, line in lines.items() if record not in gone]
     after += [_unknown(item) for item in foreign if item not in gone_foreign]
     after += [str(forward) for forward in plan.open]
     return ForwardPlan(

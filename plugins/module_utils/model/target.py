@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from .characters import refuse_control_characters
 from .errors import MuxError
 
 #: Keywords that this collection sets by a parameter of its own, and where to give them instead.
@@ -101,7 +102,7 @@ class Target:
         if self.port is not None and not 1 <= self.port <= 65535:
             raise MuxError("invalid", "port: %d is not between 1 and 65535" % self.port)
         for name in ("identity_file", "ssh_config", "known_hosts_file"):
-            _refuse_control_characters(name, getattr(self, name) or "")
+            refuse_control_characters(name, getattr(self, name) or "")
         for name, least in (("connect_timeout", 1), ("alive_interval", 0), ("alive_count_max", 1)):
             if getattr(self, name) < least:
                 raise MuxError("invalid", "%s: must be at least %d" % (name, least))
@@ -121,6 +122,8 @@ class Target:
             add("ssh_config", "-F", self.ssh_config)
         for keyword, value in self.ssh_options:
             add("ssh_options", "-o", "%s=%s" % (keyword, value))
+        # A configuration for people may say QUIET: neither a failure nor a lost race would be seen.
+        add("what it says is read", "-o", "LogLevel=INFO")
         if self.port is not None:
             add("port", "-p", str(self.port))
         if self.user is not None:
@@ -226,7 +229,7 @@ def option_pairs(options: Mapping[str, Any]) -> Tuple[Tuple[str, str], ...]:
             if item is None or isinstance(item, (dict, list)):
                 raise MuxError("invalid", "ssh_options: %s needs a string" % keyword)
             text = _yes_no(item) if isinstance(item, bool) else str(item)
-            _refuse_control_characters("ssh_options: " + keyword, text)
+            refuse_control_characters("ssh_options: " + keyword, text)
             pairs.append((keyword, text))
     return tuple(pairs)
 
@@ -252,7 +255,8 @@ def persist_value(value: str) -> str:
 def parse_effective(text: str) -> Dict[str, List[str]]:
     """The output of ``ssh -G``: keyword (in small letters) to its values in order."""
     found: Dict[str, List[str]] = {}
-    for line in text.splitlines():
+    # Not splitlines: a value may hold what that takes for the end of a line, such as U+2028.
+    for line in text.split("\n"):
         keyword, _space, value = line.partition(" ")
         if keyword:
             found.setdefault(keyword.lower(), []).append(value)
@@ -302,14 +306,9 @@ def _yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _refuse_control_characters(name: str, value: str) -> None:
-    if any(ord(char) < 32 or ord(char) == 127 for char in value):
-        raise MuxError("invalid", "%s: %r contains a control character" % (name, value))
-
-
 def _refuse_unsafe(name: str, value: str) -> None:
     """What ssh would take for an option, or a shell of a ProxyCommand for more than a name."""
-    _refuse_control_characters(name, value)
+    refuse_control_characters(name, value)
     if not value:
         raise MuxError("invalid", "%s: is empty" % name)
     if value.startswith("-"):

@@ -84,7 +84,8 @@ def make(directory: str, of: str = "control_path") -> None:
             raise MuxError(
                 "invalid", "the directory %s of %s cannot be made: %s" % (path, of, error)
             ) from None
-    check(directory, of)
+    if not check(directory, of):
+        raise MuxError("invalid", "the directory %s of %s is a link to nothing" % (directory, of))
 
 
 def _refusal(directory: str, of: str, why: str) -> MuxError:

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 from ..model import ledger as text
 from ..model.errors import MuxError
@@ -27,6 +27,9 @@ from .processes import POLL
 #: told the same, and a host that comes minutes later (strategy free) deserves a new one.
 _SHARED_FOR = 60.0
 
+#: What is added to a control path for the file of its lock.
+LOCK = ".lock"
+
 
 def path_of(control_path: str) -> str:
     """Where the ledger of a control socket lies."""
@@ -36,7 +39,9 @@ def path_of(control_path: str) -> str:
 def read(control_path: str) -> Optional[Ledger]:
     """The ledger, or ``None`` where it is missing, damaged or another user's."""
     try:
-        descriptor = os.open(path_of(control_path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK a named pipe would be waited for.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path_of(control_path), flags)
         with open(descriptor, encoding="utf-8") as file:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
@@ -67,6 +72,15 @@ def write(control_path: str, ledger: Ledger) -> None:
         ) from None
 
 
+def stamp(control_path: str) -> Optional[Tuple[int, int]]:
+    """What tells one state of the ledger from every other; ``None`` where there is none."""
+    try:
+        status = os.stat(path_of(control_path), follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def remove(control_path: str) -> None:
     """Remove the ledger, if there is one."""
     with contextlib.suppress(FileNotFoundError):
@@ -74,7 +88,7 @@ def remove(control_path: str) -> None:
 
 
 @dataclass(frozen=True)
-class Failure:
+class _Failure:
     """How an attempt to open a master ended, for those who would only repeat it.
 
     :ivar key: what was attempted.
@@ -101,23 +115,25 @@ class Lock:
         #: Whether the lock's file stays when it is released, for what is written in it.
         self.kept = False
 
-    def failure(self, key: str, round_: Optional[str]) -> Optional[Failure]:
+    def failure(self, key: str, round_: Optional[str]) -> Optional[MuxError]:
         """The failure to share: of this very attempt, and recent."""
         try:
-            record = Failure(**json.loads(os.pread(self._descriptor, 65536, 0).decode("utf-8")))
+            written = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+            record = _Failure(**json.loads(written.decode("utf-8")))
+            error = MuxError(record.reason, record.message)
             waited = record.at >= self._began
             same_round = round_ is not None and record.round == round_
             fresh = 0 <= time.time() - record.at < _SHARED_FOR
-        except (ValueError, TypeError, OSError):
+        except (ValueError, TypeError, RecursionError, OSError):
             return None
         if record.key != key or not (waited or (same_round and fresh)):
             return None
         self.kept = True
-        return record
+        return error
 
     def fail(self, key: str, round_: Optional[str], error: MuxError) -> None:
         """Leave a failure for the others."""
-        record = Failure(key, round_, time.time(), error.reason, error.message)
+        record = _Failure(key, round_, time.time(), error.reason, error.message)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(asdict(record)).encode("utf-8"), 0)
         self.kept = True
@@ -129,7 +145,7 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
 
     :raises MuxError: ``timeout`` where another run holds it for longer than ``timeout`` seconds.
     """
-    path = control_path + ".lock"
+    path = control_path + LOCK
     began = time.time()
     deadline = time.monotonic() + timeout
     while True:
@@ -153,6 +169,27 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
             # Unlinked while it is held: who waits for it sees that and makes a new one.
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        os.close(descriptor)
+
+
+def settles(control_path: str, *, timeout: float) -> bool:
+    """Wait for the run that holds the lock, at most ``timeout`` seconds; makes no file.
+
+    :returns: whether there was one.
+    """
+    path = control_path + LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not _is_at(descriptor, path)
+    except BlockingIOError:
+        with contextlib.suppress(MuxError):
+            _acquire(descriptor, path, time.monotonic() + timeout, timeout)
+        return True
+    finally:
         os.close(descriptor)
 
 

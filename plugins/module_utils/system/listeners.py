@@ -125,6 +125,33 @@ def _unix_listeners(pid: int, paths: Optional[Dict[int, str]]) -> Iterator[Liste
                 yield Listener(paths[inode], -1, inode)
 
 
+def holder_of(control_path: str) -> Optional[int]:
+    """The ssh that listens on a control socket, for one which does not answer; or ``None``.
+
+    ssh binds ``<path>.<random>`` and links it to its place (mux.c, muxserver_listen), so that is
+    the name the system knows.
+    """
+
+    def is_it(path: str) -> bool:
+        return processes.names_socket(path, control_path)
+
+    paths = _listening_paths(os.getpid())
+    if paths is not None:
+        # One look at the table instead of one for each process.
+        paths = {inode: path for inode, path in paths.items() if is_it(path)}
+        if not paths:
+            return None
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "ssh" and any(
+                is_it(listener.address) for listener in _unix_listeners(process.pid, paths)
+            ):
+                return int(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
 def connected_unix_inodes(pid: int) -> FrozenSet[int]:
     """The unix sockets that do not listen: of a master, those of the clients that it serves now."""
     return frozenset(

@@ -14,6 +14,7 @@ import itertools
 import os
 import select
 import socket
+import stat
 import struct
 import time
 from collections import deque
@@ -509,12 +510,21 @@ def _connected(path: str, deadline: float) -> socket.socket:
 
 
 def _unreachable(path: str, error: OSError) -> MuxClientError:
+    # A file that is no socket is "refused" on Linux, and a link to nowhere "no such file".
+    if os.path.lexists(path) and not _is_socket(path):
+        return SocketUnusable("%s: is not a socket" % path)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return SocketMissing("%s: there is no control socket" % path)
-    # A file that is no socket is "refused" on Linux and "not a socket" elsewhere.
-    if error.errno in (errno.ECONNREFUSED, errno.ENOTSOCK):
+    if error.errno == errno.ECONNREFUSED:
         return SocketStale("%s: nobody listens there" % path)
     return SocketUnusable("%s: %s" % (path, error.strerror or error))
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _send(connection: socket.socket, data: memoryview, descriptors: Sequence[int]) -> int:

@@ -99,34 +99,22 @@ def connections(process: psutil.Process, kind: str) -> List[Any]:
     return list(method(kind))
 
 
-def holder_of(socket_path: str) -> Optional[int]:
-    """The process that listens on a control socket, for one which does not answer; or ``None``.
-
-    ssh binds ``<path>.<random>`` and links it to its place (mux.c, muxserver_listen), so that is
-    the name the system knows.
-    """
-    for process in psutil.process_iter():
-        try:
-            if process.name() != "ssh":
-                continue
-            if any(names_socket(str(c.laddr), socket_path) for c in connections(process, "unix")):
-                return int(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return None
-
-
 def names_socket(name: str, socket_path: str) -> bool:
     """Whether a bound name is that of the control socket, or the temporary one ssh gave it."""
     return re.match(re.escape(socket_path) + r"(\.[A-Za-z0-9]{16})?\Z", name) is not None
 
 
 def with_arguments(arguments: List[str], since: float) -> List[int]:
-    """Processes of exactly this argument list that were started at ``since`` or later."""
+    """Processes with exactly these arguments that were started at ``since`` or later.
+
+    The program may be a wrapper, which runs ssh under another name or with arguments of its own.
+    """
+    wanted = arguments[1:]
     found = []
     for process in psutil.process_iter():
         try:
-            if process.cmdline() == arguments and process.create_time() >= since - SAME_START:
+            same = process.cmdline()[1:][-len(wanted) :] == wanted
+            if same and process.create_time() >= since - SAME_START:
                 found.append(int(process.pid))
         except (psutil.Error, OSError):
             continue

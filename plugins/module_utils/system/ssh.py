@@ -22,7 +22,7 @@ from typing import IO, Callable, Dict, List, Optional, Sequence
 from ..model import diagnosis, target
 from ..model.errors import MuxError
 from ..model.target import Argument
-from . import askpass, master_log, processes
+from . import askpass, listeners, master_log, processes
 from .askpass import Secrets
 
 #: A bound on ssh invocations that stay on this machine, in seconds: a ``Match exec`` of the
@@ -73,12 +73,13 @@ class Ssh:
 
         :raises MuxError: ``invalid`` where ssh refuses an option, a value or a file.
         """
-        command = [self.path, *target.flatten(arguments), "-G"]
+        # Without -T it would complain that it gets no terminal.
+        command = [self.path, *target.flatten(arguments), "-T", "-G"]
         if control_path is not None:
             command += ["-S", control_path]
         result = self._run([*command, "--", host])
         if result.returncode != 0:
-            raise MuxError("invalid", "ssh refuses its configuration: " + _last(result.stderr))
+            raise MuxError("invalid", "ssh refuses its configuration: " + _joined(result.stderr))
         return target.parse_effective(result.stdout)
 
     def version(self) -> str:
@@ -151,21 +152,23 @@ class Ssh:
             if runs_as is not None:
                 runs_as(process.pid)
             try:
-                said = _wait(process, heard, timeout)
+                lost_race = _wait(process, heard, timeout)
             except BaseException:
                 _kill_group(process)
                 raise
-        if diagnosis.LOST_RACE.search(said):
+            own, others = heard.own(), heard.others()
+        if lost_race:
             # It has a connection of its own that nobody can reach, here or in the background.
             if process.returncode is None:
                 _kill_group(process)
+            winner = listeners.holder_of(control_path)
             for orphan in processes.with_arguments(command, since):
                 started = processes.start_time(orphan)
-                if started is not None:
+                if started is not None and orphan != winner:
                     processes.end(orphan, started, grace=1.0)
-            raise LostRace(said)
+            raise LostRace(own)
         if process.returncode != 0:
-            reason, text = diagnosis.diagnose(said)
+            reason, text = diagnosis.diagnose(own, others)
             raise MuxError(
                 reason,
                 "no master to %s: %s"
@@ -173,33 +176,39 @@ class Ssh:
             )
 
 
-def _wait(process: subprocess.Popen[bytes], heard: _Heard, timeout: float) -> str:
-    """Wait until ssh ends, or says that it lost the race; what it said."""
+def _wait(process: subprocess.Popen[bytes], heard: _Heard, timeout: float) -> bool:
+    """Wait until ssh ends, or says that it lost the race: whether it did."""
     deadline = time.monotonic() + timeout
-    while process.poll() is None:
-        if diagnosis.LOST_RACE.search(heard.text()):
-            break
+    while True:
+        ended = process.poll() is not None
+        if diagnosis.LOST_RACE.search(heard.own()):
+            return True
+        if ended:
+            return False
         if time.monotonic() >= deadline:
-            _reason, text = diagnosis.diagnose(heard.text())
+            _reason, text = diagnosis.diagnose(heard.own(), heard.others())
             raise MuxError(
                 "timeout",
                 "the login did not end within %d seconds%s" % (timeout, text and ": " + text),
             )
         time.sleep(processes.POLL)
-    return heard.text()
 
 
 class _Heard:
-    """All that a starting master says: its own words are in its log, its jump hosts' are not."""
+    """All that a starting master says."""
 
     def __init__(self, errors: IO[bytes], control_path: str) -> None:
         self._errors = errors.fileno()
         self._control_path = control_path
         self._begin = master_log.begin(control_path)
 
-    def text(self) -> str:
-        early = os.pread(self._errors, 65536, 0).decode("utf-8", "replace")
-        return early + master_log.since(self._control_path, self._begin)
+    def own(self) -> str:
+        """Its own words: they are in its log."""
+        return master_log.since(self._control_path, self._begin)
+
+    def others(self) -> str:
+        """Those of its jump hosts' ssh and the server's banner, which are not (-E)."""
+        return os.pread(self._errors, 65536, 0).decode("utf-8", "replace")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -208,6 +217,6 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last(stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return "; ".join(line for line in lines if not line.startswith("Pseudo-terminal"))
+def _joined(text: str) -> str:
+    """Lines as one."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

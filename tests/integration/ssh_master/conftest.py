@@ -5,43 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.client import Ssh
-from tests.support.services import Echo
 from tests.support.sshd import Sshd
-from tests.support.tasks import Tasks, close_all
+from tests.support.tasks import Tasks
 
 
 @pytest.fixture(autouse=True)
-def closing(work: Path, make_sshd: Callable[..., Sshd]) -> Iterator[None]:
-    """Ends the masters that can be reached; others are left behind, and found by the watch."""
-    yield
-    close_all(work)
+def closed(closing: None) -> None:
+    """Whatever a test opens is closed."""
 
 
 @pytest.fixture
-def path(work: Path) -> Path:
-    """A control path."""
-    return work / "c" / "s"
-
-
-@pytest.fixture
-def tasks(work: Path, bastion: Sshd, closing: None) -> Tasks:
+def tasks(work: Path, bastion: Sshd) -> Tasks:
     """Tasks of ssh_master for the bastion."""
     return Tasks(work, {"host": "bastion", "ssh_config": str(bastion.ssh_config())})
-
-
-@pytest.fixture
-def ssh(bastion: Sshd, tasks: Tasks) -> Ssh:
-    """The installed ssh, with the same configuration."""
-    return Ssh(Path(tasks.params["ssh_config"]))
-
-
-@pytest.fixture
-def echo() -> Iterator[Echo]:
-    with Echo() as service:
-        yield service

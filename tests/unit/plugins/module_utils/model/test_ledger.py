@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import pytest
 from hypothesis import given
@@ -150,6 +150,27 @@ def test_whatever_stands_there_is_a_ledger_or_none(name: str, value: Any) -> Non
 
 
 # Which process it is about
+
+
+@pytest.mark.parametrize(
+    ("pid", "started", "booted", "about"),
+    [
+        (4242, 1700000000.25, 1690000000.5, True),
+        (4242, 1700000000.75, 1690000000.5, True),  # rounded otherwise
+        (4242, 1700003600.25, 1690003600.5, True),  # the clock was set
+        (4242, 1700003600.27, 1690003600.5, False),
+        (4242, 1700000060.25, 1690000000.5, False),
+        (4243, 1700000000.25, 1690000000.5, False),
+        (4242, None, 1690000000.5, False),
+    ],
+)
+def test_a_ledger_is_about_one_process(
+    pid: int, started: Optional[float], booted: float, about: bool
+) -> None:
+    assert LEDGER.is_about(pid, started, lambda: booted) is about
+
+
+# What a record is about
 
 
 def test_a_record_meets_what_was_asked_for_and_what_it_became() -> None:

@@ -214,6 +214,33 @@ def test_exclusive_removes_every_other_kind() -> None:
     assert not decided.open
 
 
+@pytest.mark.parametrize("held", [WEB, "8000->L 0:web:80", "L /a:/b"])
+def test_what_is_broken_is_opened_anew_where_it_is_desired(held: str) -> None:
+    (record,) = records(held)
+    decided = plan([str(record.asked)[1:]], [held], broken=[record])
+    assert decided.close == (record,)
+    assert decided.open == (record.asked,)
+    assert (decided.kept, decided.conflicts) == ((), ())
+    assert decided.before == ("%s (broken)" % record.forward,)
+    assert decided.after == (str(record.asked),)
+
+
+def test_what_is_broken_and_not_desired_stays_or_is_in_the_way() -> None:
+    (record,) = records(WEB)
+    decided = plan(["L 81:web:80"], [WEB], broken=[record])
+    assert (decided.close, opened(decided)) == ((), ["-L localhost:81:web:80"])
+    assert conflicts(plan([OTHER], [WEB], broken=[record])) != []
+    assert closed(plan([OTHER], [WEB], broken=[record], replace=True)) == [str(record.forward)]
+    assert closed(plan([WEB], [WEB], broken=[record], state=ABSENT)) == [str(record.forward)]
+
+
+def test_what_is_broken_is_in_nobodys_way_once_it_goes() -> None:
+    (record,) = records("8000->L 0:web:80")
+    decided = plan(["L 0:web:80", "L 8000:other:80"], ["8000->L 0:web:80"], broken=[record])
+    assert decided.conflicts == ()
+    assert sorted(opened(decided)) == ["-L localhost:0:web:80", "-L localhost:8000:other:80"]
+
+
 def test_absent_takes_what_is_named_and_no_more() -> None:
     held = [WEB, OTHER.replace("80:o", "81:o"), "8000->L 0:web:80"]
     decided = plan([WEB, "L 0:web:80", "R 80:web:80"], held, [("127.0.0.1", 99)], state=ABSENT)

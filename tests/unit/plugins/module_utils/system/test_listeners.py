@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Iterator, Optional, Set, Tuple, Union
@@ -134,7 +135,7 @@ def test_the_inodes_are_all_sockets_of_a_process() -> None:
 @on_linux
 def test_connected_unix_sockets_are_those_that_do_not_listen(work: Path) -> None:
     one, other = socket.socketpair()
-    with listen_unix(work / "a") as listener, one, other:
+    with one, other, listen_unix(work / "a") as listener:
         found = listeners.connected_unix_inodes(os.getpid())
         assert {inode(one), inode(other)} <= found
         assert inode(listener) not in found
@@ -250,3 +251,52 @@ def test_what_is_no_socket_stays(work: Path) -> None:
     for name in ("file", "directory", "link", "missing", "missing/a"):
         assert not listeners.remove_dead_socket(str(work / name))
     assert sorted(one.name for one in work.iterdir()) == ["dead", "directory", "file", "link"]
+
+
+# Whose control socket it is
+
+LISTEN = """\
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def running(path: Path, name: str) -> Iterator[int]:
+    """A process of that name which listens at the path."""
+    program = path.with_name(name)
+    program.symlink_to(os.path.realpath(sys.executable))
+    command = [str(program), "-I", "-S", "-c", LISTEN, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "found"),
+    [
+        ("ssh", "s", True),
+        ("ssh", "a b/s", True),
+        ("ssh", "s.abcdefghijklmnop", True),
+        ("ssh", "s.json", False),
+        ("other", "s", False),
+    ],
+)
+def test_the_ssh_that_listens_on_a_socket(work: Path, name: str, bound: str, found: bool) -> None:
+    path = work / bound
+    path.parent.mkdir(exist_ok=True)
+    with running(path, name) as pid:
+        assert listeners.holder_of(str(path.with_name("s"))) == (pid if found else None)
+
+
+def test_nobody_holds_a_stale_one(work: Path) -> None:
+    with listen_unix(work / "s"):
+        pass
+    assert (work / "s").exists()
+    assert listeners.holder_of(str(work / "s")) is None

@@ -129,7 +129,13 @@ def test_a_stale_socket(path: Path) -> None:
 
 def test_a_file_that_is_no_socket(path: Path) -> None:
     path.write_text("")
-    with pytest.raises(SocketStale, match="nobody listens"):
+    with pytest.raises(SocketUnusable, match="not a socket"):
+        MuxClient.connect(str(path), timeout=LONG)
+
+
+def test_a_link_to_nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+    with pytest.raises(SocketUnusable, match="not a socket"):
         MuxClient.connect(str(path), timeout=LONG)
 
 

@@ -1,0 +1,62 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plays whose tasks are timed one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.playbook import Inventory, run_playbook
+
+PLUGINS = Path(__file__).resolve().parent / "callback_plugins"
+
+ASSERT = {"ansible.builtin.assert": {"that": "true", "quiet": True}}
+"""The least that a task does: in the controller's worker process, nothing read or started."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """One run of ansible-playbook: all of it, and its tasks by name."""
+
+    seconds: float
+    tasks: dict[str, list[float]]
+    changed: int
+
+
+def play(*tasks: Mapping[str, Any], hosts: str = "all", **more: Any) -> dict[str, Any]:
+    """A play that gathers no facts."""
+    return {"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **more}
+
+
+def run(
+    work: Path,
+    plays: Sequence[Mapping[str, Any]],
+    *,
+    inventory: Inventory | None = None,
+    forks: int | None = None,
+) -> Timed:
+    """Run plays, which have to succeed. A task lasts until the next one begins."""
+    record = work / "timing.jsonl"
+    record.unlink(missing_ok=True)
+    env = {
+        "ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS),
+        "ANSIBLE_CALLBACKS_ENABLED": "timing",
+        "BASTION_MUX_TIMING": str(record),
+    }
+    began = time.monotonic()
+    result = run_playbook(work, plays, inventory=inventory, forks=forks, env=env, timeout=600)
+    seconds = time.monotonic() - began
+    result.ok()
+    entries = [json.loads(line) for line in record.read_text().splitlines()]
+    tasks: dict[str, list[float]] = {}
+    for entry, following in itertools.pairwise(entries):
+        if entry["task"] is not None:
+            tasks.setdefault(entry["task"], []).append(following["at"] - entry["at"])
+    return Timed(seconds, tasks, entries[-1]["changed"])
