@@ -63,13 +63,32 @@ _DROP_INS = "config.d"
 
 
 @dataclass(frozen=True)
+class Verification:
+    """What to ask ssh about a block.
+
+    :ivar ssh: the executable.
+    :ivar effective: whether all of it has to count.
+    :ivar known: what shadows what within the block itself, for all users alike; ``None``: that
+        has to be found out for each.
+    """
+
+    ssh: str
+    block: Block
+    effective: bool
+    known: Optional[Sequence[Shadowed]] = None
+
+    @property
+    def host(self) -> str:
+        """A host to ask about, where it does not matter which."""
+        return self.block.hosts[0] if self.block.hosts else "localhost"
+
+
+@dataclass(frozen=True)
 class Request:
     """What shall be, for every user.
 
     :ivar block: ``None``: there shall be none.
-    :ivar ssh: the executable to verify with; ``None``: nothing is verified.
-    :ivar known: what shadows what within the block itself, for all users alike; ``None``: that
-        has to be found out for each.
+    :ivar verification: ``None``: nothing is asked.
     """
 
     name: str
@@ -77,20 +96,13 @@ class Request:
     layout: str
     control_dir: Optional[str]
     backup: bool
-    effective: bool
-    ssh: Optional[str]
+    verification: Optional[Verification]
     check_mode: bool
-    known: Optional[Sequence[Shadowed]] = None
 
     @property
     def includes(self) -> bool:
         """Whether the entries shall be in a drop-in."""
         return self.block is not None and self.layout == "include"
-
-    @property
-    def host(self) -> str:
-        """A host to ask ssh about, where it does not matter which."""
-        return self.block.hosts[0] if self.block and self.block.hosts else "localhost"
 
 
 @dataclass(frozen=True)
@@ -129,19 +141,24 @@ def run(params: Mapping[str, Any], *, check_mode: bool) -> Dict[str, Any]:
             subjects[name] = Subject(accounts.find(name))
         except MuxError as error:
             found[name] = error
-    verify = "none" if block is None else params["verify"]
+    verification = None
+    if block is not None and params["verify"] != "none":
+        ssh = ssh_judge.find(params["ssh_executable"])
+        verification = Verification(ssh, block, params["verify"] == "effective")
+        # Nothing of a user's is needed for that, and no user shall be able to hold it up; but for
+        # what may depend on who asks.
+        somebody = [subject.account for subject in subjects.values()]
+        asks = somebody[0] if somebody and block.conditional and os.geteuid() == 0 else None
+        verification = _judged(verification, asks or accounts.myself())
     request = Request(
         name=params["name"],
         block=block,
         layout=params["layout"],
         control_dir=params["control_dir"],
         backup=params["backup"],
-        effective=verify == "effective",
-        ssh=None if verify == "none" else ssh_judge.find(params["ssh_executable"]),
+        verification=verification,
         check_mode=check_mode,
     )
-    if request.ssh is not None and subjects:
-        request = _judged(request, next(iter(subjects.values())).account)
     jobs = [functools.partial(_serve, request, subject) for subject in subjects.values()]
     at_once = max(4, 2 * (os.cpu_count() or 1))
     found.update(zip(subjects, crew.run(jobs, timeout=_TIMEOUT, at_once=at_once)))
@@ -186,7 +203,7 @@ def _result(found: Sequence[Tuple[str, Any]], subjects: Mapping[str, Subject]) -
 # -- verdicts of ssh -------------------------------------------------------------------------------
 
 
-def _judged(request: Request, account: Account) -> Request:
+def _judged(asked: Verification, account: Account) -> Verification:
     """Have the block itself checked, once for all.
 
     What is at the top of a file is the first that ssh reads, so nothing but the block can shadow
@@ -197,27 +214,16 @@ def _judged(request: Request, account: Account) -> Request:
 
     def job() -> Optional[List[Dict[str, Any]]]:
         accounts.stay(account)
-        judge = _judge(request, account)
-        block = _block(request)
-        judge.accepts(block.placed("the block", 1), request.host)
-        if not request.effective or block.conditional:
+        judge = Judge(asked.ssh, account)
+        judge.accepts(asked.block.placed("the block", 1), asked.host)
+        if not asked.effective or asked.block.conditional:
             return None
-        return [one.as_dict() for one in _shadowed(judge, block, [], "", 1)]
+        return [one.as_dict() for one in _shadowed(judge, asked.block, [], "", 1)]
 
     known = crew.alone(job, timeout=_TIMEOUT)
     if known is None:
-        return request
-    return replace(request, known=[Shadowed.from_dict(one) for one in known])
-
-
-def _judge(request: Request, account: Account) -> Judge:
-    assert request.ssh is not None
-    return Judge(request.ssh, account)
-
-
-def _block(request: Request) -> Block:
-    assert request.block is not None
-    return request.block
+        return asked
+    return replace(asked, known=[Shadowed.from_dict(one) for one in known])
 
 
 def _shadowed(
@@ -392,8 +398,8 @@ def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
         if makes_dir:
             new.append(model.CONTROL_DIR)
         edits = _edits(request, subject, config, extra, new)
-        if request.ssh is not None:
-            shadowed = _verdict(request, subject, config, edits)
+        if request.verification is not None:
+            shadowed = _verdict(request.verification, subject, config, edits)
             if shadowed:
                 raise MuxError(
                     "invalid",
@@ -492,20 +498,21 @@ def _edits(
 
 
 def _verdict(
-    request: Request, subject: Subject, config: _Place, edits: Sequence[Tuple[_Place, Edit]]
+    asked: Verification, subject: Subject, config: _Place, edits: Sequence[Tuple[_Place, Edit]]
 ) -> Sequence[Shadowed]:
     """What ssh says about the block in this user's configuration.
 
     :raises MuxError: ``invalid`` where it refuses the configuration.
     """
-    block, account = _block(request), subject.account
+    block, account = asked.block, subject.account
     main = next(edit for place, edit in edits if place is config)
     # The last one that is written with the block in it.
     holder, held = edits[0]
     above, below = main.around(config.path)
     above = [*_read_before(config.path, subject), *above]
     first = held.line + 1
-    asked = request.effective and (request.known is None or any(line.is_setting for line in above))
+    alone = asked.known is not None and not any(line.is_setting for line in above)
+    looks = asked.effective and not alone
     changes = any(edit.actions for _place, edit in edits)
     composed = changes and any(line.is_setting for line in [*above, *below])
     guarded = config.file is not None and config.file.status.st_mode & 0o022 != 0
@@ -514,22 +521,22 @@ def _verdict(
     def job() -> List[Dict[str, Any]]:
         # What the user has in his files may run now.
         accounts.stay(account)
-        judge = _judge(request, account)
+        judge = Judge(asked.ssh, account)
         if guarded:
-            complaint = judge.complains_about_permissions(request.host)
+            complaint = judge.complains_about_permissions(asked.host)
             if complaint:
                 raise MuxError("invalid", "ssh refuses the file: %s" % complaint)
         if composed:
-            judge.accepts([*above, *block.placed(holder.path, first), *below], request.host)
-        if not asked:
+            judge.accepts([*above, *block.placed(holder.path, first), *below], asked.host)
+        if not looks:
             return []
         return [one.as_dict() for one in _shadowed(judge, block, above, holder.path, first)]
 
-    if asked or composed or guarded:
+    if looks or composed or guarded:
         answer = crew.alone(job, timeout=_TIMEOUT) if needs_root else job()
-        if asked:
+        if looks:
             return [Shadowed.from_dict(one) for one in answer]
-    return [one.moved(holder.path, held.line) for one in request.known or ()]
+    return [one.moved(holder.path, held.line) for one in asked.known or ()]
 
 
 def _read_before(path: str, subject: Subject) -> List[Line]:

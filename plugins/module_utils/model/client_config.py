@@ -134,7 +134,10 @@ class Block:
     @property
     def conditional(self) -> bool:
         """Whether what it means may differ between users."""
-        return any(entry.header.startswith("Match") for entry in self.entries)
+        return any(
+            entry.header.startswith("Match") or "include" in entry.keywords()
+            for entry in self.entries
+        )
 
 
 def check_name(name: str) -> None:

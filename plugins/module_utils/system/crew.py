@@ -36,7 +36,7 @@ def run(jobs: Sequence[Job], *, timeout: float, at_once: int) -> List[Union[Any,
 
     :param timeout: seconds for each; then it is killed, and its error is ``timeout``.
     """
-    results: List[Union[Any, MuxError]] = [None] * len(jobs)
+    results: Dict[int, Union[Any, MuxError]] = {}
     waiting = list(enumerate(jobs))[::-1]
     running: Dict[int, _Worker] = {}
     with selectors.DefaultSelector() as selector:
@@ -62,7 +62,7 @@ def run(jobs: Sequence[Job], *, timeout: float, at_once: int) -> List[Union[Any,
                     results[worker.index] = MuxError(
                         "timeout", "not done within %g seconds" % timeout
                     )
-    return results
+    return [results[index] for index in range(len(jobs))]
 
 
 def alone(job: Job, *, timeout: float) -> Any:
@@ -70,7 +70,7 @@ def alone(job: Job, *, timeout: float) -> Any:
 
     :raises MuxError: what it raised, or ``timeout``.
     """
-    (result,) = run([job], timeout=timeout, at_once=1)
+    result = run([job], timeout=timeout, at_once=1)[0]
     if isinstance(result, MuxError):
         raise result
     return result

@@ -160,7 +160,8 @@ def test_users_who_are_not_root_manage_their_own(person: MakePerson) -> None:
             return users
         return []
 
-    own, others = crew.alone(job, timeout=60)
+    users: list[dict[str, str]] = crew.alone(job, timeout=60)
+    own, others = users[0], users[1]
     assert own["changed"]
     assert mine.effective("bastion")["port"] == "2222"
     assert others["failed"]
