@@ -57,8 +57,10 @@ def hosts(
             "ControlPersist": bastion.get("control_persist") or control_persist,
         }
         settings = {
-            "HostName": bastion.get("hostname"),
-            "Port": bastion.get("port"),
+            # Said even where it is what ssh takes without: a user's own entry of that name may
+            # say otherwise.
+            "HostName": bastion.get("hostname") or bastion["name"],
+            "Port": bastion.get("port") or 22,
             "User": bastion.get("user"),
             "IdentityFile": bastion.get("identity_file"),
             "ProxyJump": bastion.get("jump"),

@@ -18,6 +18,7 @@ OTHER = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY="
 
 SHARING = {"ControlMaster": "auto", "ControlPath": "~/m/%C", "ControlPersist": "10m"}
 REST = {"ServerAliveInterval": 15, "ServerAliveCountMax": 3, "ForwardAgent": False}
+WHERE = {"HostName": "b", "Port": 22}
 KNOWN = {
     "GlobalKnownHostsFile": "/k /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",
     "StrictHostKeyChecking": True,
@@ -27,7 +28,7 @@ KNOWN = {
 @pytest.mark.parametrize(
     ("bastion", "header", "options"),
     [
-        ({}, "b", {**SHARING, **REST}),
+        ({}, "b", {**WHERE, **SHARING, **REST}),
         (
             {"hostname": "h", "port": 2222, "user": "u", "identity_file": "~/k", "jump": "a"},
             "b",
@@ -41,15 +42,16 @@ KNOWN = {
                 **REST,
             },
         ),
-        ({"aliases": ["c", "d"]}, "b c d", {**SHARING, **REST}),
-        ({"control_persist": "1h"}, "b", {**SHARING, "ControlPersist": "1h", **REST}),
-        ({"forward_agent": True}, "b", {**SHARING, **REST, "ForwardAgent": True}),
-        ({"host_keys": [KEY]}, "b", {**SHARING, **REST, **KNOWN}),
-        ({"host_ca": [KEY]}, "b", {**SHARING, **REST, **KNOWN}),
+        ({"aliases": ["c", "d"]}, "b c d", {**WHERE, **SHARING, **REST}),
+        ({"control_persist": "1h"}, "b", {**WHERE, **SHARING, "ControlPersist": "1h", **REST}),
+        ({"forward_agent": True}, "b", {**WHERE, **SHARING, **REST, "ForwardAgent": True}),
+        ({"host_keys": [KEY]}, "b", {**WHERE, **SHARING, **REST, **KNOWN}),
+        ({"host_ca": [KEY]}, "b", {**WHERE, **SHARING, **REST, **KNOWN}),
         (
             {"options": {"serveraliveinterval": 5, "Compression": True}},
             "b",
             {
+                **WHERE,
                 **SHARING,
                 "ServerAliveCountMax": 3,
                 "ForwardAgent": False,
@@ -91,7 +93,7 @@ def test_keys_of_any_bastion_are_known_to_all() -> None:
 
 def test_without_a_directory_only_those_share_who_have_one() -> None:
     plain, sharing = client.hosts([{"name": "b", "aliases": ["c"]}])
-    assert plain == {"host": "b c", "options": REST}
+    assert plain == {"host": "b c", "options": {**WHERE, **REST}}
     assert sharing == {
         "match": 'originalhost b,c exec "test -d ~/.ssh"',
         "options": {**SHARING, "ControlPath": "~/.ssh/mux-%C"},
