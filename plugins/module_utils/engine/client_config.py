@@ -66,6 +66,9 @@ _TIMEOUT = 60.0
 #: Seconds for a master to answer.
 _MASTER_TIMEOUT = 2.0
 
+#: The bytes that a configuration may have: a user could have us read for ever.
+_MOST = 1 << 20
+
 #: Where drop-ins are, beside the configuration.
 _DROP_INS = "config.d"
 
@@ -295,7 +298,8 @@ def _culprit(
         with judge.text(lines) as text:
             paths = judge.included(text, host)
         for path in paths:
-            yield model.lines_of(path, user_file.read(os.path.realpath(path)) or b"")
+            content = user_file.read(os.path.realpath(path), most=_MOST)
+            yield model.lines_of(path, content or b"")
 
     return model.culprit(above, shadows, included)
 
@@ -335,7 +339,7 @@ class _Place:
         try:
             self.folder = stack.enter_context(Folder(directory))
             self._own(directory, self.folder.status)
-            self.file = stack.enter_context(self.folder.opened(self.name))
+            self.file = stack.enter_context(self.folder.opened(self.name, most=_MOST))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -360,13 +364,16 @@ class _Place:
         except MuxError as error:
             raise MuxError(error.reason, "%s, %s" % (self.path, error.message)) from None
 
-    def apply(self, edit: Edit, stack: contextlib.ExitStack, *, mode: int, backup: bool) -> str:
+    def apply(self, edit: Edit, stack: contextlib.ExitStack, *, wide: int, backup: bool) -> str:
         """Write what the edit says, if the file is still what it was.
 
+        :param wide: a mode; who could read by it, can read what is new.
         :returns: the path of the copy of what was there before; empty where there is none.
         """
         if self.folder is None:
             user_file.make_directory(self.path)
+            if wide & 0o055:
+                os.chmod(os.path.dirname(self.path), 0o700 | wide & 0o055)
             self.look(stack)
         folder, file = self.folder, self.file
         if folder is None or self.content != edit.before or not folder.is_still(self.name, file):
@@ -381,7 +388,9 @@ class _Place:
             if edit.after is None:
                 folder.unlink(self.name)
             else:
-                folder.replace(self.name, edit.after, old=file, mode=mode, chown=accounts.chown)
+                folder.replace(
+                    self.name, edit.after, old=file, mode=0o600 | wide & 0o044, chown=accounts.chown
+                )
         except OSError as error:
             raise MuxError(
                 "invalid", "%s cannot be written: %s" % (self.path, error.strerror)
@@ -428,10 +437,11 @@ def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
         }
         if request.check_mode:
             return result
+        # What is not a user's own is for everybody who can see its directory.
+        wide = config.folder.status.st_mode if subject.path and config.folder else 0
         for place, edit in edits:
             if edit.actions:
-                mode = _mode(subject, place)
-                copy = place.apply(edit, stack, mode=mode, backup=request.backup)
+                copy = place.apply(edit, stack, wide=wide, backup=request.backup)
                 if copy:
                     result["backup_file"] = copy
         if makes_dir and sockets is not None:
@@ -598,13 +608,6 @@ def _read_before(path: str, subject: Subject) -> List[Line]:
                     for one in earlier
                 ]
     return []
-
-
-def _mode(subject: Subject, place: _Place) -> int:
-    """The mode of a new file: a system-wide one is for everybody who can see its directory."""
-    if subject.path is None or place.folder is None:
-        return 0o600
-    return 0o600 | (place.folder.status.st_mode & 0o044)
 
 
 def _sweep(edits: Sequence[Tuple[_Place, Edit]], sockets: Optional[str]) -> None:

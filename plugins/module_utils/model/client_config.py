@@ -95,6 +95,13 @@ class Line:
         """Whether it is more than blank or a comment."""
         return self.text.strip(b" \t\r\n\f")[:1] not in (b"", b"#")
 
+    @property
+    def shown(self) -> str:
+        """Its text for a message: nothing in it can do anything to a terminal."""
+        text = self.text.strip(b" \t\r\n\f")
+        # Not by a codec: who asks may not be able to import it any more.
+        return repr(text[:77] + b"..." if len(text) > 80 else text)[2:-1]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -266,10 +273,9 @@ def _owner(line: Line) -> Tuple[str, FrozenSet[str]]:
 
 
 def _damage(line: Line, what: str) -> MuxError:
-    text = line.text.decode("utf-8", "backslashreplace").strip()
     return MuxError(
         "invalid",
-        "line %d: %s (%s); mend or remove it, then run again" % (line.number, what, text),
+        "line %d: %s (%s); mend or remove it, then run again" % (line.number, what, line.shown),
     )
 
 

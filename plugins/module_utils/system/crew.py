@@ -58,7 +58,8 @@ def run(jobs: Sequence[Job], *, timeout: float, at_once: int) -> List[Union[Any,
                 if time.monotonic() >= worker.deadline:
                     os.kill(worker.pid, signal.SIGKILL)
                     _forget(descriptor, running, selector)
-                    os.waitpid(worker.pid, 0)
+                    # No waiting: a dead file system may keep it from dying.
+                    os.waitpid(worker.pid, os.WNOHANG)
                     results[worker.index] = MuxError(
                         "timeout", "not done within %g seconds" % timeout
                     )

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import selectors
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -25,6 +27,9 @@ from .accounts import Account
 
 #: A bound on each run, in seconds: a ``Match exec`` of the user's may hang.
 _TIMEOUT = 10.0
+
+#: A bound on what one run may say, in bytes: such a command may say anything.
+_MOST = 1 << 20
 
 _COMPLAINT = re.compile(r"^(?P<file>.+?):? line (?P<line>[0-9]+): (?P<what>.*)$")
 _INCLUDED = re.compile(
@@ -45,6 +50,8 @@ def find(executable: str) -> str:
             "no ssh executable %r: install an OpenSSH client (package openssh-client, openssh or"
             " openssh-clients), set ssh_executable, or verify: none" % executable,
         )
+    # Looked for once, and not by the process of each user.
+    tempfile.gettempdir()
     return found
 
 
@@ -76,8 +83,9 @@ class Judge:
         self._executable = executable
         self._account = account
         self._at_once = 2 * (os.cpu_count() or 1)
-        # What this process found before, as somebody else, may be closed to the account.
-        tempfile.tempdir = None
+        # What was found as somebody else may be closed to the account.
+        if not os.access(tempfile.gettempdir(), os.W_OK | os.X_OK):
+            tempfile.tempdir = None
 
     @contextlib.contextmanager
     def text(self, lines: Sequence[Line]) -> Iterator[Text]:
@@ -129,15 +137,11 @@ class Judge:
         """Run ssh with each list of arguments, some of them at once."""
         said: List[Said] = []
         for begin in range(0, len(arguments), self._at_once):
-            batch = [self._start(each) for each in arguments[begin : begin + self._at_once]]
+            batch: List[subprocess.Popen[bytes]] = []
             try:
-                for process in batch:
-                    out, err = process.communicate(timeout=_TIMEOUT)
-                    said.append(Said(process.returncode, _decode(out), _decode(err)))
-            except subprocess.TimeoutExpired:
-                raise MuxError(
-                    "timeout", "ssh -G gave no answer within %d seconds" % _TIMEOUT
-                ) from None
+                for each in arguments[begin : begin + self._at_once]:
+                    batch.append(self._start(each))
+                said += _hear(batch)
             finally:
                 for process in batch:
                     _end(process)
@@ -174,17 +178,40 @@ def _refusal(said: Said, text: Text) -> str:
         found = _COMPLAINT.match(line)
         if found and found.group("file") == text.path:
             blamed = text.lines[int(found.group("line")) - 1]
-            words = blamed.text.decode("utf-8", "backslashreplace").strip()
             complaints.append(
-                "line %d of %s (%s): %s" % (blamed.number, blamed.file, words, found.group("what"))
+                "line %d of %s (%s): %s"
+                % (blamed.number, blamed.file, blamed.shown, found.group("what"))
             )
         elif line.strip() and not line.startswith(("Pseudo-terminal", text.path + ": terminating")):
             complaints.append(line.strip())
     return "ssh refuses it: " + ("; ".join(complaints) or "it ended with status %d" % said.status)
 
 
-def _decode(output: bytes) -> str:
-    return output.decode("utf-8", "surrogateescape")
+def _hear(processes: Sequence[subprocess.Popen[bytes]]) -> List[Said]:
+    """What processes say, until they end."""
+    heard: Dict[int, bytes] = {}
+    deadline = time.monotonic() + _TIMEOUT
+    with selectors.DefaultSelector() as selector:
+        for process in processes:
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    heard[pipe.fileno()] = b""
+                    selector.register(pipe.fileno(), selectors.EVENT_READ)
+        while selector.get_map():
+            if time.monotonic() >= deadline:
+                raise MuxError("timeout", "ssh -G gave no answer within %d seconds" % _TIMEOUT)
+            for key, _events in selector.select(deadline - time.monotonic()):
+                part = os.read(key.fd, 65536)
+                heard[key.fd] += part
+                if not part:
+                    selector.unregister(key.fd)
+                if len(heard[key.fd]) > _MOST:
+                    raise MuxError("invalid", "ssh -G says more than %d bytes" % _MOST)
+    texts = [text.decode("utf-8", "surrogateescape") for text in heard.values()]
+    return [
+        Said(process.wait(), out, err)
+        for process, out, err in zip(processes, texts[::2], texts[1::2])
+    ]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

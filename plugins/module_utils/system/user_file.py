@@ -58,10 +58,11 @@ class Folder:
         os.close(self._descriptor)
 
     @contextlib.contextmanager
-    def opened(self, name: str) -> Iterator[Optional[File]]:
+    def opened(self, name: str, *, most: Optional[int] = None) -> Iterator[Optional[File]]:
         """A file; ``None`` where there is none.
 
-        :raises MuxError: ``invalid`` where it is no regular file.
+        :param most: the bytes that it may have.
+        :raises MuxError: ``invalid`` where it is no regular file, or too long.
         :raises OSError: it cannot be read, or is a symbolic link.
         """
         # Non-blocking: a pipe would wait for somebody who writes.
@@ -77,7 +78,10 @@ class Folder:
                 path = os.path.join(self.path, name)
                 raise MuxError("invalid", "%s is not a regular file" % path)
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read()
+                content = file.read(-1 if most is None else most + 1)
+            if most is not None and len(content) > most:
+                path = os.path.join(self.path, name)
+                raise MuxError("invalid", "%s has more than %d bytes" % (path, most))
             yield File(descriptor, status, content)
         finally:
             os.close(descriptor)
@@ -136,15 +140,16 @@ class Folder:
         os.unlink(name, dir_fd=self._descriptor)
 
 
-def read(path: str) -> Optional[bytes]:
+def read(path: str, *, most: Optional[int] = None) -> Optional[bytes]:
     """The content; ``None`` where there is no file.
 
     :param path: no symbolic link; :func:`os.path.realpath` follows one.
-    :raises MuxError: ``invalid`` where it cannot be read or is no regular file.
+    :param most: the bytes that it may have.
+    :raises MuxError: ``invalid`` where it cannot be read, is no regular file, or is too long.
     """
     directory, name = os.path.split(path)
     try:
-        with Folder(directory) as folder, folder.opened(name) as file:
+        with Folder(directory) as folder, folder.opened(name, most=most) as file:
             return None if file is None else file.content
     except FileNotFoundError:
         return None

@@ -113,7 +113,8 @@ def tree(top: Path) -> dict[str, object]:
         if path.is_symlink():
             content = os.readlink(path)
         elif path.is_file():
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = (file.read(1 << 20), status.st_size)
         found[str(path)] = (status.st_uid, status.st_gid, oct(status.st_mode), content)
     return found
 

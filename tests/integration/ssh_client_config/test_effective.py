@@ -18,7 +18,7 @@ from ansible_collections.bastion.mux.plugins.module_utils.engine import client_c
 from ansible_collections.bastion.mux.plugins.module_utils.model import client_config as model
 from ansible_collections.bastion.mux.plugins.module_utils.model.errors import MuxError
 from ansible_collections.bastion.mux.plugins.module_utils.system import accounts, crew
-from tests.integration.ssh_client_config.conftest import HOSTS, Person, block
+from tests.integration.ssh_client_config.conftest import HOSTS, Person, block, tree
 from tests.support.tasks import Tasks
 
 MakePerson = Callable[[], Person]
@@ -128,6 +128,28 @@ class TestSystemWide:
         assert "\nport 2222\n" in said.stdout
         assert tasks.one(path=str(path), state="absent").changed
         assert not path.exists()
+
+    def test_drop_ins_are_for_everybody(self, tasks: Tasks, work: Path) -> None:
+        work.chmod(0o711)
+        etc = work / "etc"
+        etc.mkdir()
+        etc.chmod(0o755)
+        system = etc / "ssh_config"
+        system.write_text("Host x\n Port 1\n")
+        before = tree(etc)
+        assert tasks.one(path=str(system), layout="include").changed
+        drop_in = etc / "config.d/bastion.mux-team.conf"
+        assert [path.stat().st_mode & 0o777 for path in (drop_in.parent, drop_in)] == [0o755, 0o644]
+        assert system.read_text().splitlines()[2] == f"Include {drop_in}"
+        said = subprocess.run(
+            ["ssh", "-F", str(system), "-G", "--", "bastion"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert "\nport 2222\n" in said.stdout
+        tasks.one(path=str(system), state="absent")
+        assert tree(etc) == before
 
     def test_others_must_not_be_able_to_change_the_path(
         self, person: MakePerson, tasks: Tasks

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.bastion.mux.plugins.modules import ssh_client_config
 from tests.integration.ssh_client_config.conftest import BODY, Person, block, tree
+from tests.support.playbook import run_playbook
 from tests.support.tasks import CHANGES, Tasks
 
 MakePerson = Callable[[], Person]
@@ -216,6 +218,18 @@ def byte_order_mark(one: Person, outside: Path) -> None:
     one.has(b"\xef\xbb\xbfHost a\n")
 
 
+def endless(one: Person, outside: Path) -> None:
+    os.truncate(one.has(b""), 1 << 40)
+
+
+def noisy(one: Person, outside: Path) -> None:
+    one.has(b'Match exec "yes >&2"\n  User x\n')
+
+
+def colourful(one: Person, outside: Path) -> None:
+    one.has(b"Prot \x1b[31m" + b"x" * 1000 + b"\n")
+
+
 def writable_for_everybody(one: Person, outside: Path) -> None:
     one.has(b"Host a\n").chmod(0o666)
 
@@ -236,6 +250,9 @@ TROUBLES: list[tuple[Trouble, str]] = [
     (half_a_block, "line 2: a BEGIN of this block without its END"),
     (broken, "line 2 of .*config .*Bad configuration option: prot"),
     (byte_order_mark, r"line 1 of .*config .*Bad configuration option: \\357\\273\\277host"),
+    (endless, "has more than 1048576 bytes"),
+    (noisy, "says more than 1048576 bytes"),
+    (colourful, r"\(Prot \\x1b\[31mx+\.\.\.\): Bad configuration option: prot"),
     (writable_for_everybody, "Bad owner or permissions"),
 ]
 
@@ -386,3 +403,19 @@ class TestParameters:
         assert "control" in missing.fails(verify="none", hosts=[{"host": "a\nb"}]).msg
         missing.one(verify="none")
         assert one.config.read_bytes() == block(new="directory, file", body=BODY)
+
+
+def test_examples_of_the_documentation(person: MakePerson, tasks: Tasks, work: Path) -> None:
+    alice, bob = person(), person()
+    before = [tree(one.home) for one in (alice, bob)]
+    drop_ins = work / "ssh_config.d"
+    drop_ins.mkdir()
+    words = {"alice": alice.name, "bob": bob.name, "/etc/ssh/ssh_config.d": str(drop_ins)}
+    examples = ssh_client_config.EXAMPLES
+    for word, real in words.items():
+        assert word in examples
+        examples = examples.replace(word, real)
+    result = run_playbook(work, examples).ok()
+    assert [task.changed for task in result.results] == [True, True, True]
+    assert [one.keys() for one in before] == [tree(one.home).keys() for one in (alice, bob)]
+    assert "HostName bastion.example.com" in (drop_ins / "20-team.conf").read_text()
