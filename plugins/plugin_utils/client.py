@@ -30,7 +30,7 @@ def hosts(
     bastions: Sequence[Mapping[str, Any]],
     *,
     control_dir: str | None = None,
-    control_persist: str = "10m",
+    control_persist: str | bool = "10m",
     alive_interval: int = 15,
     alive_count_max: int = 3,
     known_hosts_path: str | None = None,
@@ -51,10 +51,12 @@ def hosts(
     entries: list[Dict] = []
     targets: list[Dict] = []
     for bastion in bastions:
+        persist = bastion.get("control_persist")
         sharing = {
             "ControlMaster": "auto",
             "ControlPath": f"{control_dir}/%C" if control_dir else "~/.ssh/mux-%C",
-            "ControlPersist": bastion.get("control_persist") or control_persist,
+            # YAML makes a boolean of a bare no.
+            "ControlPersist": control_persist if persist is None else persist,
         }
         settings = {
             # Said even where it is what ssh takes without: a user's own entry of that name may

@@ -44,6 +44,11 @@ KNOWN = {
         ),
         ({"aliases": ["c", "d"]}, "b c d", {**WHERE, **SHARING, **REST}),
         ({"control_persist": "1h"}, "b", {**WHERE, **SHARING, "ControlPersist": "1h", **REST}),
+        (
+            {"control_persist": False},
+            "b",
+            {**WHERE, **SHARING, "ControlPersist": False, **REST},
+        ),
         ({"forward_agent": True}, "b", {**WHERE, **SHARING, **REST, "ForwardAgent": True}),
         ({"host_keys": [KEY]}, "b", {**WHERE, **SHARING, **REST, **KNOWN}),
         ({"host_ca": [KEY]}, "b", {**WHERE, **SHARING, **REST, **KNOWN}),
