@@ -45,7 +45,8 @@ options:
     default: fail
   verify:
     description:
-      - V(listen) makes sure that every listener is the master's own.
+      - V(listen) makes sure that every listener is the master's own, and opens a forwarding anew
+        whose listener no longer is.
       - V(connect) tries the far end of each forwarding as well, through the master, before anything
         is changed. A listening port alone proves nothing about it. A far end that is a unix socket
         can only be tried by a master of OpenSSH 9.4 or newer which this collection opened.
@@ -59,6 +60,13 @@ options:
         defaults.
     type: bool
     default: false
+notes:
+  - If a forwarding fails, the others of the task are in place nevertheless. What it was to replace
+    comes back.
+  - Listeners on the server cannot be seen. A remote forwarding is known by the ledger, and each
+    task asks the master for it once more. So one that somebody else cancelled is there again
+    afterwards, which counts as no change, and O(state=absent) also cancels one that somebody else
+    opened, which check mode cannot foretell. O(exclusive) removes those of the ledger.
 seealso:
   - module: bastion.mux.ssh_master
   - module: bastion.mux.ssh_master_info
@@ -189,7 +197,8 @@ reason:
     - V(listen_in_use) - another process already listens there.
     - V(not_running) - there is no master, and this task does not open one, or it ended meanwhile.
     - V(ssh_missing) - there is no ssh client.
-    - V(timeout) - the login took too long, or another run kept the master locked.
+    - V(timeout) - the login took too long, the server did not answer, or another run kept the
+      master locked.
     - V(unreachable) - there is no connection to the bastion, or it is dead.
     - V(wedged) - the master does not answer within O(timeout).
   type: str

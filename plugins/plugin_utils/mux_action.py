@@ -8,6 +8,7 @@ Private to the collection: no promise is made about it.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shlex
@@ -89,7 +90,13 @@ class MuxAction(ActionBase):
             run_key=_RUN_KEY,
             round=f"{task} {next(_ROUNDS)}",
         )
-        result.update(attempt(self._run_engine, task_vars, context))
+        # A thousand forwardings are enough for a full collection, which would go through all that
+        # the worker inherited from the controller: as long as it takes to open them.
+        gc.freeze()
+        try:
+            result.update(attempt(self._run_engine, task_vars, context))
+        finally:
+            gc.unfreeze()
         return result
 
     def _run_engine(self, task_vars: Mapping[str, Any], context: Context) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def curves(chart: Chart) -> str:
     parts.append(_text((left + right) / 2, bottom + 38, chart.counted, anchor="middle"))
     for number, curve in enumerate(chart.curves):
         colour, dash = _COLOURS[number % 5], _DASHES[number % 5]
-        key_x, key_y = left + number % columns * 230, 18 + number // columns * 22
+        key_x, key_y = 14 + number % columns * 250, 18 + number // columns * 22
         points = [(x_of(count), y_of(cost)) for count, cost in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         stroke = f'fill="none" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"'

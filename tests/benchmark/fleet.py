@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,12 +88,16 @@ class Fleet:
                     found[path] = psutil.Process(bare.pid(path))
         return found
 
-    def close(self) -> None:
-        """End every master, and remove what lies beside their sockets."""
+    def end(self) -> None:
+        """End every master."""
         masters = self.masters()
         for path in masters:
             bare.terminate(path)
         psutil.wait_procs(masters.values(), 60)
+
+    def close(self) -> None:
+        """End every master, and leave everything as it was before they were opened."""
+        self.end()
         # The logouts would run into what is measured next.
         wait_for(lambda: not self.sshd.processes(), "the sshd has no connection any more", 60)
         for path in self.sockets.iterdir():
@@ -110,23 +113,4 @@ def fleet(count: int) -> Iterator[Fleet]:
         try:
             yield made
         finally:
-            made.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """A row of ports that nothing listens on, below those that the system gives to clients."""
-    for first in range(10000, 32000 - count, count):
-        ports = list(range(first, first + count))
-        if all(_free(port) for port in ports):
-            return ports
-    raise AssertionError(f"no {count} free ports in a row")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+            made.end()

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     everything = not given.quick and not given.only
     output = given.output or CHECKOUT / ("docs/docsite/rst" if everything else "build/benchmark")
     began = time.monotonic()
+    load = os.getloadavg()[0]
     findings, charts = [], []
     for name in given.only or CASES:
         print(f"--- {name}", flush=True)
@@ -56,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(page.line(finding), flush=True)
         findings += found.findings
         charts += found.charts
-    facts = {**_facts(), "duration of the run": f"{time.monotonic() - began:.0f} s"}
+    facts = {
+        **_facts(),
+        "load average before the run": f"{load:.1f}",
+        "duration of the run": f"{time.monotonic() - began:.0f} s",
+    }
     if given.quick:
         facts["run with --quick"] = "the numbers mean nothing"
     print(f"Read {page.write(output, Results(findings, charts), facts)}")
@@ -71,7 +76,6 @@ def _facts() -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
-        "load average at the end": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "OpenSSH": said.split(",")[0],
         "Python": platform.python_version(),
         "ansible-core": version("ansible-core"),

@@ -82,12 +82,6 @@ def client(connect: Connect) -> MuxClient:
     return connect()
 
 
-@pytest.fixture
-def echo() -> Iterator[Echo]:
-    with Echo() as service:
-        yield service
-
-
 @contextlib.contextmanager
 def stream() -> Iterator[tuple[socket.socket, int]]:
     """A socket, and the descriptor of its other end: closed when the block ends at the latest."""

@@ -31,7 +31,7 @@ from tests.support.sshd import Sshd, openssh_version, sshd_path
 from tests.support.waiting import stays, wait_for
 
 LOOPBACK = {"127.0.0.1", "::1"} if has_ipv6() else {"127.0.0.1"}
-EVERYWHERE = {"0.0.0.0", "::"} if has_ipv6() else {"0.0.0.0"}
+EVERYWHERE = {"0.0.0.0", "::"} if has_ipv6("::") else {"0.0.0.0"}
 
 MakeSshd = Callable[..., Sshd]
 MakeSsh = Callable[[Sshd], Ssh]
@@ -73,12 +73,6 @@ def path(work: Path) -> Path:
 def master(ssh: Ssh, path: Path) -> int:
     """The pid of a master at `path`."""
     return ssh.open(path)
-
-
-@pytest.fixture
-def echo() -> Iterator[Echo]:
-    with Echo() as service:
-        yield service
 
 
 # The socket's protocol, as far as the facts need it.
@@ -274,8 +268,8 @@ def test_localhost_binds_what_is_left_of_it(ssh: Ssh, path: Path, master: int, e
 def test_where_a_local_spelling_listens(
     ssh: Ssh, path: Path, gateway_ports: str, listen_host: str, expected: set[str]
 ) -> None:
-    if any(":" in address for address in expected) and not has_ipv6():
-        pytest.skip("this machine has no ::1")
+    if any(":" in address and not has_ipv6(address) for address in expected):
+        pytest.skip(f"this machine cannot bind {expected}")
     port = free_port()
     pid = ssh.open(path, "-o", f"GatewayPorts={gateway_ports}")
     where = f"{listen_host}:{port}" if listen_host else str(port)
@@ -323,6 +317,20 @@ def test_another_destination_for_the_same_listener_fails(
     assert said.rc != 0
     assert "Port forwarding failed" in said.err
     assert talk(("127.0.0.1", port)) == b"hello"
+
+
+def test_what_the_server_refused_stays_permitted_and_is_connected_first(
+    ssh: Ssh, path: Path, master: int, echo: Echo
+) -> None:
+    port = free_port()
+    with Echo() as refused:
+        with Echo(port=port):
+            spec = f"127.0.0.1:{port}:127.0.0.1:{refused.port}"
+            assert ssh.control(path, "forward", "-R", spec).rc != 0
+        spec = f"127.0.0.1:{port}:127.0.0.1:{echo.port}"
+        assert ssh.control(path, "forward", "-R", spec).rc == 0
+        assert talk(("127.0.0.1", port)) == b"hello"
+        assert (len(refused.seen), len(echo.seen)) == (1, 0)
 
 
 def test_an_allocated_remote_port_is_given_again_and_cancelled_as_0(

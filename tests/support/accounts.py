@@ -28,8 +28,9 @@ def throwaway_account(directory: Path) -> Iterator[Account]:
     """An account with a known password, its home below `directory`. Only root can have one."""
     assert os.getuid() == 0
     account = Account(f"bm{secrets.token_hex(4)}", secrets.token_urlsafe(12), directory / "home")
-    # Its session has to reach its home, and the control sockets beside it stay private.
-    directory.chmod(0o711)
+    # Its session has to reach its home, and sshd 10.6 opens each folder above it to put an agent's
+    # socket there ("mkdir_path: open" in its log). The control sockets beside it are private.
+    directory.chmod(0o755)
     add = ["useradd", "--no-log-init", "--create-home", "--home-dir", str(account.home)]
     _run([*add, "--skel", "/nonexistent", "--shell", "/bin/sh", account.name])
     try:

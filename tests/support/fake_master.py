@@ -283,7 +283,8 @@ class FakeMaster:
     def _stdio(self, peer: Peer, asked: Asked) -> None:
         with _closing(peer.descriptors(2)) as (_stdin, stdout):
             peer.send(SESSION_OPENED, asked.id, 7)
-            os.write(stdout, self.output)
+            with contextlib.suppress(BrokenPipeError):  # who asked may want no more than the reply
+                os.write(stdout, self.output)
         raise Gone
 
     def _info(self, peer: Peer, asked: Asked) -> None:

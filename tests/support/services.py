@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import socketserver
 import threading
@@ -17,11 +18,11 @@ from typing import Any, cast
 Address = tuple[str, int] | str | Path
 
 
-def has_ipv6() -> bool:
-    """Whether `::1` can be bound on this machine."""
+def has_ipv6(address: str = "::1") -> bool:
+    """Whether `address` can be bound on this machine. In a container `::` may be, without `::1`."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
+            probe.bind((address, 0))
     except OSError:
         return False
     return True
@@ -29,10 +30,23 @@ def has_ipv6() -> bool:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port of `host` that nothing listens on. Another process may take it before you do."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return cast("int", probe.getsockname()[1])
+    (port,) = free_ports(1, host)
+    return port
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Different ones, below those that the system gives to clients and to whoever asks for 0."""
+    free: list[int] = []
+    for port in random.sample(range(10000, 32000), 22000):
+        if len(free) == count:
+            return free
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # What was closed a moment ago is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                free.append(port)
+    raise AssertionError(f"{host} has no {count} free ports")
 
 
 def connect(address: Address, timeout: float = 5.0) -> socket.socket:

@@ -50,6 +50,11 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     place = locate(params, context, login=params["open"])
     resolve = listeners.resolver()
     found = _look(place, wish, context, resolve)
+    if not found.alive and ledger_file.settles(
+        place.control_path, timeout=lifecycle.lock_bound(place)
+    ):
+        # Another run was opening it, or handing it over.
+        found = _look(place, wish, context, resolve)
     if found.alive:
         return _result(place, wish, _bring_about(place, wish, found, context, resolve))
     if not _without_master(params, place, wish, found, context):
@@ -78,8 +83,7 @@ def _bring_about(
     )
     if not context.check_mode and (outcome.decided.actions or asks):
         # Another run may change the same master: look again once it is kept out.
-        bound = 2 * (lifecycle.login_bound(place) + place.timeout)
-        with ledger_file.lock(place.control_path, timeout=bound):
+        with ledger_file.lock(place.control_path, timeout=lifecycle.lock_bound(place)):
             found = _look(place, wish, context, resolve)
             if not found.alive:
                 raise _not_running(place, found)
@@ -105,7 +109,7 @@ def _carry_out(
     in_place: Mapping[Forward, Record] = {}
     with context.connect(place.control_path, timeout=place.timeout) as client:
         if asks:
-            found = replace(found, records=forwarding.ask_about_remote(client, wish, found))
+            found = forwarding.ask_about_remote(client, wish, found)
         decided = forwarding.plan(wish, found, resolve)
         if decided.actions:
             in_place = forwarding.carry_out_or_fail(

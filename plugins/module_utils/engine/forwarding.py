@@ -164,8 +164,8 @@ def _former_ports(observation: Observation) -> Dict[Forward, int]:
     return {r.asked: r.forward.listen_port or 0 for r in records if r.automatic}
 
 
-def ask_about_remote(client: MuxClient, wish: Wish, observation: Observation) -> Tuple[Record, ...]:
-    """The forwardings that a master holds, after it was asked about the remote ones of a task.
+def ask_about_remote(client: MuxClient, wish: Wish, observation: Observation) -> Observation:
+    """What a master holds, after it was asked about the remote forwardings of a task.
 
     Their listeners are on the server and cannot be seen, and the only question that there is asks
     for what is wanted anyway: what is recorded and was cancelled behind our back is open again
@@ -177,13 +177,17 @@ def ask_about_remote(client: MuxClient, wish: Wish, observation: Observation) ->
         unseen = [_to_open(forward, None) for forward in remote if forward not in known]
         outcomes = client.close_forwards([to_wire(record) for record in unseen])
         found = (record for record, outcome in zip(unseen, outcomes) if outcome.ok)
-        return (*observation.records, *found)
+        return replace(observation, records=(*observation.records, *found))
     recorded = list(dict.fromkeys(known[forward] for forward in remote if forward in known))
     lost = set()
+    ledger = observation.ledger
     for record, outcome in zip(recorded, client.open_forwards([to_wire(r) for r in recorded])):
         if not outcome.ok or outcome.port not in (None, record.forward.listen_port):
             lost.add(record)
-    return tuple(record for record in observation.records if record not in lost)
+        if not outcome.ok and not record.automatic and ledger is not None:
+            ledger = replace(ledger, refused=(*ledger.refused, record))
+    held = tuple(record for record in observation.records if record not in lost)
+    return replace(observation, records=held, ledger=ledger)
 
 
 def carry_out_or_fail(

@@ -59,6 +59,11 @@ def login_bound(place: Place) -> float:
     return place.target.connect_timeout * hops + place.timeout
 
 
+def lock_bound(place: Place) -> float:
+    """How long others may hold the lock, in seconds: two logins, with all that belongs to them."""
+    return 2 * (login_bound(place) + place.timeout)
+
+
 def prepare(place: Place) -> None:
     """Make the directory for a master that is about to be opened.
 

@@ -71,7 +71,7 @@ def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     written = ledger_file.stamp(place.control_path)
     found = _look(place, wish, context, resolve)
     if found.alive and (
-        ledger_file.settles(place.control_path, timeout=_lock_bound(place))
+        ledger_file.settles(place.control_path, timeout=lifecycle.lock_bound(place))
         or ledger_file.stamp(place.control_path) != written
     ):
         # Another run has only just opened it: without a ledger, or without its forwardings yet.
@@ -156,7 +156,7 @@ def _apply(
 ) -> _Outcome:
     """Do it, under the lock and from what is there by then: another run may have been first."""
     lifecycle.prepare(place)
-    with ledger_file.lock(place.control_path, timeout=_lock_bound(place)) as lock:
+    with ledger_file.lock(place.control_path, timeout=lifecycle.lock_bound(place)) as lock:
         left = lifecycle.recover(place, context)
         found = _look(place, wish, context, resolve)
         if left and params["state"] in (plans.PRESENT, plans.RESTARTED):
@@ -168,11 +168,6 @@ def _apply(
     outcome = _Outcome(found, decided, after)
     _drain(params["drain_timeout"], outcome)
     return outcome
-
-
-def _lock_bound(place: Place) -> float:
-    """How long others may hold the lock: two logins, with all that belongs to them."""
-    return 2 * (lifecycle.login_bound(place) + place.timeout)
 
 
 def _carry_out(

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from tests.benchmark import bare, plays
-from tests.benchmark.fleet import Fleet, fleet, free_ports
+from tests.benchmark.fleet import Fleet, fleet
 from tests.benchmark.measure import Finding, Results, Samples, in_turn, timed, times
+from tests.support.services import free_ports
 
 
 def measure(*, quick: bool) -> Results:

@@ -9,8 +9,9 @@ import statistics
 
 from tests.benchmark import bare, plays
 from tests.benchmark.cases import forwardings
-from tests.benchmark.fleet import Fleet, fleet, free_ports
+from tests.benchmark.fleet import Fleet, fleet
 from tests.benchmark.measure import Chart, Curve, Results, in_turn, timed
+from tests.support.services import free_ports
 
 PARALLEL = 10
 
@@ -33,30 +34,8 @@ def _forwardings(numbers: tuple[int, ...]) -> Chart:
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in labels}
     with fleet(1) as bastions:
         bastions.open(1)
-        path = bastions.path(bastions.hosts[0])
         for number in numbers:
-            ports = free_ports(number)
-            unchanged: list[float] = []
-
-            def ours(ports: list[int] = ports, unchanged: list[float] = unchanged) -> float:
-                run = forwardings.task_run(bastions, ports)
-                unchanged += run.tasks["unchanged"]
-                return run.tasks["open"][0]
-
-            def protocol(ports: list[int] = ports) -> float:
-                seconds = timed(lambda: bare.open_all(path, ports))
-                bare.close_all(path, ports)
-                return seconds
-
-            def loop(ports: list[int] = ports) -> float:
-                command = forwardings.shell_loop(bastions.hosts[0], ports)
-                seconds = timed(lambda: bastions.shell(command))
-                bare.close_all(path, ports)
-                return seconds
-
-            taken = in_turn(3, {"open": ours, "bare": protocol})
-            taken["unchanged"] = unchanged
-            taken["loop"] = [loop()]
+            taken = _opened(bastions, free_ports(number))
             for name, seconds in taken.items():
                 points[name].append((number, 1000 * statistics.median(seconds) / number))
     return Chart(
@@ -66,6 +45,28 @@ def _forwardings(numbers: tuple[int, ...]) -> Chart:
         [Curve(labels[name], points[name]) for name in labels],
         "The time of the whole task, divided by its forwardings.",
     )
+
+
+def _opened(bastions: Fleet, ports: list[int]) -> dict[str, list[float]]:
+    """Seconds for these forwardings, by each way to open them."""
+    path = bastions.path(bastions.hosts[0])
+    unchanged: list[float] = []
+
+    def ours() -> float:
+        run = forwardings.task_run(bastions, ports)
+        unchanged.extend(run.tasks["unchanged"])
+        return run.tasks["open"][0]
+
+    def protocol() -> float:
+        seconds = timed(lambda: bare.open_all(path, ports))
+        bare.close_all(path, ports)
+        return seconds
+
+    taken = in_turn(3, {"open": ours, "bare": protocol})
+    command = forwardings.shell_loop(bastions.hosts[0], ports)
+    taken["loop"] = [timed(lambda: bastions.shell(command))]
+    bare.close_all(path, ports)
+    return {**taken, "unchanged": unchanged}
 
 
 def _masters(numbers: tuple[int, ...]) -> Chart:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.benchmark import plays
-from tests.benchmark.fleet import Fleet, fleet, free_ports
+from tests.benchmark.fleet import Fleet, fleet
 from tests.benchmark.measure import Finding, Results, Samples, in_turn, timed, times
+from tests.support.services import free_ports
 
 FORWARDINGS = 10
 TASKS: dict[str, dict[str, Any]] = {

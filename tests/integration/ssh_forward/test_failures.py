@@ -196,7 +196,7 @@ class TestLogin:
 class TestPartly:
     def test_nine_of_ten(self, tasks: Tasks, master: int, echo: Echo) -> None:
         """The one that fails costs none of the others, and the second run finishes the job."""
-        ports = [free_port() for _ in range(9)]
+        ports = [free_port() for _number in range(9)]
         with Echo() as blocker:
             taken = f"{HOST}:{blocker.port}:{HOST}:{echo.port}"
             local = [f"{HOST}:{port}:{HOST}:{echo.port}" for port in ports]
@@ -258,7 +258,7 @@ class TestPartly:
         self, tasks: Tasks, master: int, echo: Echo, bastion: Sshd
     ) -> None:
         """What was opened before it fell silent is told and known, the rest comes later."""
-        one, two = (f"{HOST}:{free_port()}:{HOST}:{echo.port}" for _ in range(2))
+        one, two = (f"{HOST}:{free_port()}:{HOST}:{echo.port}" for _number in range(2))
         params: dict[str, Any] = {"local": [one], "remote": [two], "dynamic": [str(free_port())]}
         frozen = bastion.processes()
         for process in frozen:

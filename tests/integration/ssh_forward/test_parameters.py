@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.client import Ssh, alive, clients, listeners
 from tests.support.playbook import PlaybookResult
-from tests.support.services import Echo, free_port, listens, talk
+from tests.support.services import Echo, free_port, free_ports, listens, talk
 from tests.support.sshd import Sshd, openssh_version
 from tests.support.tasks import CHANGES, STAYS, Tasks
 from tests.support.waiting import wait_for
@@ -217,7 +217,7 @@ class TestVerify:
     def test_connect_does_not_wait_longer_than_told(self, tasks: Tasks, master: int) -> None:
         with contextlib.ExitStack() as stack:
             port = silent_port(stack)
-            spellings = [f"{HOST}:{free_port()}:{HOST}:{port}" for _ in range(3)]
+            spellings = [f"{HOST}:{free_port()}:{HOST}:{port}" for _number in range(3)]
             began = time.monotonic()
             failed = tasks.fails(local=spellings, verify="connect", timeout=1)
             assert failed["reason"] == "destination_unreachable"
@@ -311,7 +311,7 @@ class TestOpen:
     def test_what_a_lost_master_had_comes_back(
         self, tasks: Tasks, login: Login, path: Path, echo: Echo, bastion: Sshd
     ) -> None:
-        one, other, more = (f"{HOST}:{free_port()}:{HOST}:{echo.port}" for _ in range(3))
+        one, other, more = (f"{HOST}:{free_port()}:{HOST}:{echo.port}" for _number in range(3))
         tasks.params.update(login, open=True)
         tasks.one(local=[one, other])
         kill_master(path, bastion)
@@ -383,19 +383,12 @@ class TestMany:
         assert {one["evidence"] for one in tasks.one(local=local)["forwards"]} == {"listener"}
 
 
-def free_ports(count: int) -> list[int]:
-    """Different free ports."""
-    with contextlib.ExitStack() as stack:
-        echoes = [stack.enter_context(Echo()) for _ in range(count)]
-        return [echo.port for echo in echoes]
-
-
 def silent_port(stack: contextlib.ExitStack) -> int:
     """A port that answers no further connection: nobody accepts those that fill its queue."""
     listener = stack.enter_context(socket.socket())
     listener.bind((HOST, 0))
     listener.listen(0)
-    for _ in range(4):
+    for _number in range(4):
         filler = stack.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(listener.getsockname())

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from tests.support.client import Session, Ssh, alive, clients
 from tests.support.services import Echo, connect, free_port, listens, socks5, talk
 from tests.support.sshd import Sshd
-from tests.support.tasks import ALWAYS, CHANGES, STAYS, Tasks
+from tests.support.tasks import ALWAYS, CHANGES, SSH_FORWARD, STAYS, Tasks
 from tests.support.waiting import stays, wait_for
 
 
@@ -187,6 +188,25 @@ def test_what_the_task_names_wins_over_what_was_there(
         assert other.seen
 
 
+def test_ssh_forward_waits_for_the_new_one(
+    tasks: Tasks, old: Any, tunnels: Tunnels, work: Path
+) -> None:
+    slow, begun = work / "slow", work / "begun"
+    slow.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -N "*) : >{begun}; sleep 3 ;; esac\nexec ssh "$@"\n'
+    )
+    slow.chmod(stat.S_IRWXU)
+    more = [f"127.0.0.1:{free_port()}:127.0.0.1:{tunnels.echo.port}"]
+    with ThreadPoolExecutor() as pool:
+        restarted = pool.submit(tasks.one, state="restarted", ssh_executable=str(slow))
+        wait_for(begun.exists, "the new login")
+        added = tasks.play(tasks.task("do", SSH_FORWARD, local=more)).ok().task("do")
+        new = restarted.result()["master"]["pid"]
+    assert added.changed
+    assert tasks.one(local=more)["master"]["pid"] == new != old["pid"]
+    assert tunnels.work()
+
+
 @pytest.fixture
 def killer(work: Path) -> Path:
     """An ssh that kills the run which starts a master with it, after the login or before it."""
@@ -281,7 +301,7 @@ DRIFTS: dict[str, tuple[dict[str, Any], bool]] = {
 class TestDrift:
     def test_is_what_a_master_cannot_change(self, tasks: Tasks, bastion: Sshd) -> None:
         opened = tasks.task("open")
-        looks = [tasks.task(name, check=True, **params) for name, (params, _) in DRIFTS.items()]
+        looks = [tasks.task(name, check=True, **params) for name, (params, _said) in DRIFTS.items()]
         run = tasks.play(opened, *looks).ok()
         found = {name: run.task(name).changed for name in DRIFTS}
         assert found == {name: changes for name, (_params, changes) in DRIFTS.items()}

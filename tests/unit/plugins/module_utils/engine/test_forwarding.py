@@ -110,6 +110,10 @@ def test_a_remote_one_that_was_lost_and_is_refused_now_is_a_failure(world: World
     assert [one["state"] for one in failed.details["forwards"]] == ["present", "failed"]
     assert not failed.details["changed"]
     assert world.recorded == ["-R localhost:8081:web:81"]
+    # It was refused twice: when it was asked about, and when it was opened.
+    world.refused = []
+    world.run(remote=["8080:web:82"])
+    assert world.asked == [("open", 8080, 82), *[("close", 8080, 82), ("open", 8080, 82)] * 2]
 
 
 def test_a_chosen_remote_port_that_is_another_now(world: World) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.bastion.mux.plugins.module_utils.model.errors import MuxError
+from ansible_collections.bastion.mux.plugins.module_utils.model.errors import REASONS, MuxError
 from ansible_collections.bastion.mux.plugins.module_utils.model.ledger import Ledger, dump
 from ansible_collections.bastion.mux.plugins.module_utils.system import ledger_file
 
@@ -199,7 +199,8 @@ def test_a_ledger_that_is_written_again_has_another_stamp(path: str) -> None:
     assert ledger_file.stamp(path) is None
     ledger_file.write(path, LEDGER)
     first = ledger_file.stamp(path)
-    assert first == ledger_file.stamp(path) is not None
+    assert first is not None
+    assert ledger_file.stamp(path) == first
     ledger_file.write(path, LEDGER)
     assert ledger_file.stamp(path) not in (None, first)
 
@@ -215,7 +216,7 @@ def test_a_lock_that_cannot_be_made_is_told(path: str, tmp_path: Path) -> None:
 
 def test_an_error_of_the_change_releases_it(path: str) -> None:
     with pytest.raises(ZeroDivisionError), ledger_file.lock(path, timeout=0):
-        _ = 1 / 0
+        raise ZeroDivisionError
     assert os.listdir(os.path.dirname(path)) == []
 
 
@@ -307,4 +308,4 @@ damaged = (
 def test_whatever_stands_there_is_a_failure_or_none(path: str, data: bytes) -> None:
     Path(path + ".lock").write_bytes(data)
     told = shared(path, "k", "task")
-    assert told is None or told.startswith("drift: ")
+    assert told is None or told.split(": ")[0] in REASONS
