@@ -514,8 +514,13 @@ def _check_control_paths(block: Block, account: Account) -> None:
         for option in entry.keywords().get("controlpath", ()):
             path = re.sub("^~/", "%d/", option.value.strip('"'))
             path = re.sub("%.", lambda token: words.get(token.group(), ""), path)
-            if path.startswith("/"):
-                control_path.check(path, sys.platform)
+            length, most = len(os.fsencode(path)), control_path.limit(sys.platform)
+            if path.startswith("/") and length > most:
+                raise MuxError(
+                    "control_path_too_long",
+                    "ControlPath %s has %d bytes for this user, and ssh can bind %d here; use a"
+                    " shorter one" % (option.value, length, most),
+                )
 
 
 def _edits(

@@ -11,6 +11,7 @@ it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import os
 import pwd
@@ -19,6 +20,10 @@ from dataclasses import dataclass
 from typing import Iterator, List
 
 from ..model.errors import MuxError
+from . import crew
+
+#: Seconds to look for a home.
+_TIMEOUT = 10.0
 
 #: Shells that let nobody in.
 _NO_LOGIN = {"false", "halt", "nologin", "shutdown", "sync", "true"}
@@ -66,7 +71,10 @@ def named(who: str, *, gone: bool = False) -> List[Account]:
         for entry in entries
         if gone or os.path.basename(entry.pw_shell) not in _NO_LOGIN
     }
-    return [account for account in accounts.values() if _has_home(account)]
+    jobs = [functools.partial(_has_home, account) for account in accounts.values()]
+    # On a file server that is gone nothing is found out in time, and that is for later to report.
+    found = crew.run(jobs, timeout=_TIMEOUT, at_once=max(4, 2 * (os.cpu_count() or 1)))
+    return [account for account, has in zip(accounts.values(), found) if has is not False]
 
 
 def _members(group: str) -> List[pwd.struct_passwd]:

@@ -101,6 +101,7 @@ def test_a_control_path_that_no_socket_has_room_for(person: MakePerson, tasks: T
     hosts = [{"host": "bastion", "options": {"ControlPath": "~/.ssh/%C"}}]
     failed = tasks.fails(users=[one.name, far.name], hosts=hosts)
     assert failed["reason"] == "control_path_too_long"
+    assert f"{far.name}: ControlPath ~/.ssh/%C has " in failed.msg
     assert [user["failed"] for user in failed["users"]] == [False, True]
     assert not (home / ".ssh").exists()
     # What has no tilde is as long for everybody.
