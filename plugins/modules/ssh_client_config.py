@@ -53,6 +53,10 @@ options:
   users:
     description:
       - The users whose C(~/.ssh/config) it is about, by name.
+      - V(%GROUP) is everybody in this group who has a login shell and a home of their own, and V(*)
+        is all such people of the machine, from the first user id of a person on (C(UID_MIN) of
+        C(/etc/login.defs)). Where a directory service lists nobody, name its groups. With
+        O(state=absent) the shell does not count.
       - Either this or O(path).
     type: list
     elements: str
@@ -112,7 +116,8 @@ options:
       - A directory for control sockets, made with mode 0700 for each user where it is missing.
         V(~), V(%d) (the home), V(%u) (the name) and V(%i) (the user id) are the user's.
       - One that belongs to somebody else, or that others could change, is refused.
-      - With O(state=absent) it goes away again where this module made it and it is empty.
+      - With O(state=absent) it goes away again where this module made it and nothing but sockets is
+        in it. Masters that still run have no socket then, and end after their last session.
     type: str
   backup:
     description:
@@ -190,7 +195,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 users:
-  description: The users, in the order of O(users); with O(path), the one who ran the module.
+  description:
+    - The users, in the order of O(users); with O(path), the one who ran the module. A group that
+      does not exist is one of them, and failed.
   type: list
   elements: dict
   returned: always, where the parameters are valid
@@ -265,6 +272,8 @@ reason:
     - V(invalid) - a parameter has a value that cannot be used, a file is not as it must be or
       cannot be written, or a setting is shadowed.
     - V(control_dir_insecure) - others could change O(control_dir).
+    - V(control_path_too_long) - a C(ControlPath) would be longer than this platform has room for
+      in a user's home.
     - V(timeout) - a user's C(Match exec) or file system did not answer.
     - V(ssh_missing) - there is no ssh client to verify with.
   type: str

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.accounts import Account
 from tests.support.client import Ssh
 from tests.support.playbook import CHECKOUT, ansible_environment, run_playbook
 from tests.support.services import Page
@@ -41,11 +42,14 @@ def _plays(text: str) -> list[list[dict[str, Any]]]:
     return [block for block in parsed if isinstance(block, list) and "hosts" in block[0]]
 
 
-PAGES = [
-    pytest.param(page, number, id=f"{page.stem}-{number}")
-    for page in sorted(GUIDE.glob("*.rst"))
-    for number in range(len(_plays(page.read_text(encoding="utf-8"))))
-]
+def _pages(*, laptops: bool) -> list[Any]:
+    """The playbooks of the guide, those for laptops or the others."""
+    return [
+        pytest.param(plays, id=f"{page.stem}-{number}")
+        for page in sorted(GUIDE.glob("*.rst"))
+        for number, plays in enumerate(_plays(page.read_text(encoding="utf-8")))
+        if (plays[0]["hosts"] == "laptops") == laptops
+    ]
 
 
 @pytest.fixture
@@ -111,17 +115,31 @@ def test_examples_of_a_module(
     _run_twice(work, world, _localised(examples, service), bastion)
 
 
-@pytest.mark.parametrize(("rst", "number"), PAGES)
+@pytest.mark.parametrize("plays", _pages(laptops=False))
 def test_playbooks_of_the_guide(
-    rst: Path,
-    number: int,
+    plays: list[dict[str, Any]],
     work: Path,
     world: Mapping[str, str],
     bastion: Sshd,
     service: Page,
 ) -> None:
-    plays = _plays(rst.read_text(encoding="utf-8"))[number]
     _run_twice(work, world, _localised(yaml.safe_dump(plays), service), bastion)
+
+
+@pytest.mark.parametrize("plays", _pages(laptops=True))
+def test_playbooks_of_the_guide_for_laptops(
+    plays: list[dict[str, Any]], work: Path, account: Account
+) -> None:
+    inventory = {"laptops": {"hosts": {"laptop": {"ansible_connection": "local"}}}}
+    # This machine has people of its own, and an /etc.
+    instead = {
+        "client_users": [account.name],
+        "client_known_hosts_path": str(work / "known_hosts"),
+        "ansible_become": False,
+    }
+    for changes in (plays[0]["vars"].get("client_state") != "absent", False):
+        done = run_playbook(work, plays, inventory=inventory, extra_vars=instead).ok()
+        assert bool(done.changed()) == changes
 
 
 def _first_playbook() -> str:

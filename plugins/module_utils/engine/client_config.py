@@ -13,16 +13,21 @@ import contextlib
 import fnmatch
 import functools
 import os
+import re
+import stat
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..model import client_config as model
-from ..model import target
+from ..model import control_path, target
 from ..model.client_config import Block, Edit, Line, Option, Shadowed
 from ..model.errors import MuxError
+from ..protocol.errors import ProtocolError
 from ..system import accounts, control_dir, crew, ssh_judge, user_file
 from ..system.accounts import Account
+from ..system.mux_client import MuxClient, MuxClientError, SocketStale
 from ..system.ssh_judge import Judge
 from ..system.user_file import File, Folder
 
@@ -57,6 +62,9 @@ SPEC: Dict[str, Dict[str, Any]] = {
 
 #: Seconds for one user, whatever his files and his ``Match exec`` do to hold us up.
 _TIMEOUT = 60.0
+
+#: Seconds for a master to answer.
+_MASTER_TIMEOUT = 2.0
 
 #: The bytes that a configuration may have: a user could have us read for ever.
 _MOST = 1 << 20
@@ -139,11 +147,17 @@ def run(params: Mapping[str, Any], *, check_mode: bool) -> Dict[str, Any]:
     if params["path"] is not None:
         me = accounts.myself()
         subjects[me.name] = Subject(me, os.path.abspath(params["path"]))
-    for name in params["users"] or []:
+    names = list(subjects)
+    for who in params["users"] or []:
         try:
-            subjects[name] = Subject(accounts.find(name))
+            them = accounts.named(who, gone=block is None)
         except MuxError as error:
-            found[name] = error
+            names.append(who)
+            found[who] = error
+            continue
+        for account in them:
+            names.append(account.name)
+            subjects[account.name] = Subject(account)
     verification = None
     if block is not None and params["verify"] != "none":
         ssh = ssh_judge.find(params["ssh_executable"])
@@ -165,8 +179,7 @@ def run(params: Mapping[str, Any], *, check_mode: bool) -> Dict[str, Any]:
     jobs = [functools.partial(_serve, request, subject) for subject in subjects.values()]
     at_once = max(4, 2 * (os.cpu_count() or 1))
     found.update(zip(subjects, crew.run(jobs, timeout=_TIMEOUT, at_once=at_once)))
-    names = list(subjects) if params["path"] is not None else list(dict.fromkeys(params["users"]))
-    return _result([(name, found[name]) for name in names], subjects)
+    return _result([(name, found[name]) for name in dict.fromkeys(names)], subjects)
 
 
 def _result(found: Sequence[Tuple[str, Any]], subjects: Mapping[str, Subject]) -> Dict[str, Any]:
@@ -389,6 +402,8 @@ def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
     """Do one user's part, in a process that is for this user alone."""
     account = subject.account
     accounts.become(account)
+    if request.block is not None:
+        _check_control_paths(request.block, account)
     path = _found(subject)
     drop_in = _found(subject, _DROP_INS, "bastion.mux-%s.conf" % request.name)
     sockets = _expand(request.control_dir, account)
@@ -484,6 +499,28 @@ def _expand(directory: Optional[str], account: Account) -> Optional[str]:
             "control_dir: %r must begin with / or ~/ and may hold %%d, %%u and %%i" % directory,
         )
     return os.path.normpath(directory)
+
+
+def _check_control_paths(block: Block, account: Account) -> None:
+    """Refuse a ControlPath that no master of this user's could bind: ssh would end with an error.
+
+    :raises MuxError: ``control_path_too_long``.
+    """
+    # Tokens that depend on the connection are taken as empty, so that nothing is refused which
+    # might do.
+    words = {"%d": account.home, "%u": account.name, "%i": str(account.uid), "%%": "%"}
+    words["%C"] = "C" * 40
+    for entry in block.entries:
+        for option in entry.keywords().get("controlpath", ()):
+            path = re.sub("^~/", "%d/", option.value.strip('"'))
+            path = re.sub("%.", lambda token: words.get(token.group(), ""), path)
+            length, most = len(os.fsencode(path)), control_path.limit(sys.platform)
+            if path.startswith("/") and length > most:
+                raise MuxError(
+                    "control_path_too_long",
+                    "ControlPath %s has %d bytes for this user, and ssh can bind %d here; use a"
+                    " shorter one" % (option.value, length, most),
+                )
 
 
 def _edits(
@@ -582,10 +619,30 @@ def _sweep(edits: Sequence[Tuple[_Place, Edit]], sockets: Optional[str]) -> None
     """Remove the directories that were made for what is gone, where nothing else is in them."""
     made = [os.path.dirname(place.path) for place, edit in edits if model.DIRECTORY in edit.gone]
     if sockets is not None and any(model.CONTROL_DIR in edit.gone for _place, edit in edits):
+        _retire(sockets)
         made.append(sockets)
     for directory in sorted(made, key=len, reverse=True):
         with contextlib.suppress(OSError):
             os.rmdir(directory)
+
+
+def _retire(sockets: str) -> None:
+    """Have the masters of a directory take their sockets away; their sessions go on.
+
+    A master that ControlPersist keeps would otherwise leave its socket there when all else is gone.
+    """
+    with contextlib.suppress(OSError), os.scandir(sockets) as entries:
+        for entry in entries:
+            if not stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                continue
+            try:
+                with MuxClient.connect(entry.path, timeout=_MASTER_TIMEOUT) as master:
+                    master.stop_listening()
+            except SocketStale:
+                os.unlink(entry.path)
+            except (MuxClientError, ProtocolError):
+                # Wedged, or no master at all: it is left alone.
+                continue
 
 
 def _diff(place: _Place, edit: Edit) -> Dict[str, str]:

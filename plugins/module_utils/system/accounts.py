@@ -10,11 +10,23 @@ it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import grp
 import os
 import pwd
+import sys
 from dataclasses import dataclass
+from typing import Iterator, List
 
 from ..model.errors import MuxError
+from . import crew
+
+#: Seconds to look for a home.
+_TIMEOUT = 10.0
+
+#: Shells that let nobody in.
+_NO_LOGIN = {"false", "halt", "nologin", "shutdown", "sync", "true"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,73 @@ def find(name: str) -> Account:
     except (KeyError, ValueError):
         raise MuxError("invalid", "there is no such user") from None
     return Account(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
+
+
+def named(who: str, *, gone: bool = False) -> List[Account]:
+    """The accounts that a name, ``%group`` or ``*`` (all people) stands for.
+
+    Of groups and of all, those who can log in and have a home of their own.
+
+    :param gone: whoever cannot log in any more counts as well.
+    :raises MuxError: ``invalid`` where there is no such user or group.
+    """
+    if who == "*":
+        first = _first_uid()
+        entries = [entry for entry in pwd.getpwall() if entry.pw_uid >= first]
+    elif who.startswith("%"):
+        entries = _members(who[1:])
+    else:
+        return [find(who)]
+    accounts = {
+        entry.pw_name: Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+        for entry in entries
+        if gone or os.path.basename(entry.pw_shell) not in _NO_LOGIN
+    }
+    jobs = [functools.partial(_has_home, account) for account in accounts.values()]
+    # On a file server that is gone nothing is found out in time, and that is for later to report.
+    found = crew.run(jobs, timeout=_TIMEOUT, at_once=max(4, 2 * (os.cpu_count() or 1)))
+    return [account for account, has in zip(accounts.values(), found) if has is not False]
+
+
+def _members(group: str) -> List[pwd.struct_passwd]:
+    try:
+        found = grp.getgrnam(group)
+    except (KeyError, ValueError):
+        raise MuxError("invalid", "there is no such group") from None
+    entries = [entry for entry in pwd.getpwall() if entry.pw_gid == found.gr_gid]
+    for name in found.gr_mem:
+        # A group may name somebody who is gone.
+        with contextlib.suppress(KeyError):
+            entries.append(pwd.getpwnam(name))
+    return entries
+
+
+def _first_uid() -> int:
+    """The first user id that is a person's, as this machine has it."""
+    for path in ("/etc/login.defs", "/usr/etc/login.defs"):
+        with contextlib.suppress(FileNotFoundError):
+            for words in _words(path):
+                if words[0] == "UID_MIN" and words[1:]:
+                    return int(words[1], 0)
+    return 501 if sys.platform == "darwin" else 1000
+
+
+def _words(path: str) -> Iterator[List[str]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            words = line.split()
+            if words:
+                yield words
+
+
+def _has_home(account: Account) -> bool:
+    """Whether it has a home of its own; where that cannot be told it has."""
+    try:
+        return os.stat(account.home).st_uid == account.uid
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def myself() -> Account:
