@@ -43,7 +43,8 @@ def targets(findings: Sequence[Finding]) -> str:
 
 def amount(finding: Finding) -> str:
     """What was measured, with its unit."""
-    return f"{finding.measured:.3g} {finding.unit}"
+    number = finding.measured
+    return f"{number:,.0f} {finding.unit}" if number >= 1000 else f"{number:.3g} {finding.unit}"
 
 
 def curves(chart: Chart) -> str:

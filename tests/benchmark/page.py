@@ -49,4 +49,6 @@ def _literal(text: str) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    if seconds >= 1000:
+        return f"{seconds:,.0f} s"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

@@ -65,15 +65,7 @@ def throwaway_accounts(directory: Path, count: int) -> Iterator[list[Account]]:
 
 def _run(command: list[str], text: str = "") -> None:
     def done() -> bool:
-        said = subprocess.run(
-            command,
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            # Ctrl-C shall not end it halfway, with the lock of /etc/passwd in its hands.
-            start_new_session=True,
-        )
+        said = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         # Tests that run beside this one may hold the lock of /etc/passwd.
         assert said.returncode == 0 or "lock" in said.stderr, said.stderr
         return said.returncode == 0

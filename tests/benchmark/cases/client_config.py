@@ -19,7 +19,7 @@ from tests.benchmark.measure import Chart, Curve, Finding, Results, Samples, in_
 from tests.support.accounts import Account, throwaway_accounts
 from tests.support.workdir import short_dir
 
-PEER = "`community.general.ssh_config` in a loop"
+PEER = "a loop of `community.general.ssh_config`"
 
 #: So many users, and host blocks of each.
 Size = tuple[int, int]
@@ -59,7 +59,7 @@ def measure(*, quick: bool) -> Results:
     missing = []
     if not version:
         why = "the collection could not be had, or was not asked for (`--quick`)"
-        missing.append(f"{PEER}, the peer of `ssh_client_config`: {why}.")
+        missing.append(f"The peer of `ssh_client_config`, {PEER}: {why}.")
     return Results(
         [
             finding
@@ -69,37 +69,23 @@ def measure(*, quick: bool) -> Results:
         [
             Chart(
                 "client-users",
-                "Cost of each user",
+                "Cost of each user's configuration",
                 "users of the task",
-                [
-                    Curve("`ssh_client_config` writes", _each(ours, "first", by_users, axis=0)),
-                    Curve(
-                        "`ssh_client_config` finds unchanged",
-                        _each(ours, "second", by_users, axis=0),
-                    ),
-                ],
-                "The time of the whole task, divided by its users, each of whom gets"
+                _curves("", ours, by_users, axis=0),
+                "The time of a task of `ssh_client_config`, divided by its users, each of whom gets"
                 f" {whole[1]} host blocks.",
             ),
             Chart(
                 "client-blocks",
-                "Cost of each host block",
+                "Cost of each host block in a configuration",
                 "host blocks of each user",
                 [
-                    Curve("`ssh_client_config` writes", _each(ours, "first", by_blocks, axis=1)),
-                    Curve(
-                        "`ssh_client_config` finds unchanged",
-                        _each(ours, "second", by_blocks, axis=1),
-                    ),
-                    *(
-                        Curve(f"{PEER} {verb}", _each(theirs, run, theirs_by_blocks, axis=1))
-                        for run, verb in (("first", "writes"), ("second", "finds unchanged"))
-                        if version
-                    ),
+                    *_curves("", ours, by_blocks, axis=1),
+                    *(_curves("loop, ", theirs, theirs_by_blocks, axis=1) if version else []),
                 ],
-                "The time of the whole task, divided by all the host blocks that it is about:"
-                f" those of {by_blocks[0][0]} users for `ssh_client_config`, those of one user for"
-                " the loop.",
+                "The time of a task of `ssh_client_config`, divided by all the host blocks of its"
+                f" {by_blocks[0][0]} users."
+                + (f" The loop is {PEER}, for one user." if version else ""),
             ),
         ],
         missing,
@@ -116,7 +102,7 @@ def _findings(
     version: str | None,
 ) -> list[Finding]:
     users, blocks = whole
-    title = f"{blocks} host blocks for each of {users} users {what}"
+    title = f"{blocks} host blocks for {users} users {what}"
     task = Samples("`ssh_client_config`", ours[_name(run, whole)])
     ping = Samples("`ansible.builtin.ping`", ours["ping"])
     findings = [
@@ -141,7 +127,7 @@ def _findings(
             f" {sample[0]} users, and scaled up. It is the module of community.general {version};"
             " it does not ask ssh about anything."
         )
-        compared = f"{title}: {PEER} compared with `ssh_client_config`"
+        compared = f"{title}: {PEER} compared with one task"
         findings.append(
             Finding(f"client-{run}-loop", compared, times(loop, task), [task, loop], how, least=300)
         )
@@ -258,14 +244,14 @@ def _note(run: plays.Timed, samples: dict[str, list[float]]) -> float:
     return run.seconds
 
 
-def _each(
-    samples: Mapping[str, list[float]], run: str, sizes: Sequence[Size], *, axis: int
-) -> list[tuple[int, float]]:
-    """Points of a curve, milliseconds for each user (axis 0) or for each host block (axis 1)."""
-    return [
-        (
-            size[axis],
-            1000 * statistics.median(samples[_name(run, size)]) / math.prod(size[: axis + 1]),
-        )
-        for size in sizes
-    ]
+def _curves(
+    prefix: str, samples: Mapping[str, list[float]], sizes: Sequence[Size], *, axis: int
+) -> list[Curve]:
+    """Milliseconds of both runs for each user (axis 0) or for each host block (axis 1)."""
+
+    def point(run: str, size: Size) -> tuple[int, float]:
+        seconds = statistics.median(samples[_name(run, size)])
+        return size[axis], 1000 * seconds / math.prod(size[: axis + 1])
+
+    runs = ("first", "second")
+    return [Curve(f"{prefix}{run} run", [point(run, size) for size in sizes]) for run in runs]
