@@ -69,6 +69,10 @@ _MASTER_TIMEOUT = 2.0
 #: The bytes that a configuration may have: a user could have us read for ever.
 _MOST = 1 << 20
 
+# Compiled once and not by the process of each user.
+_HOME = re.compile("^~/")
+_TOKEN = re.compile("%.")
+
 #: Where drop-ins are, beside the configuration.
 _DROP_INS = "config.d"
 
@@ -512,8 +516,8 @@ def _check_control_paths(block: Block, account: Account) -> None:
     words["%C"] = "C" * 40
     for entry in block.entries:
         for option in entry.keywords().get("controlpath", ()):
-            path = re.sub("^~/", "%d/", option.value.strip('"'))
-            path = re.sub("%.", lambda token: words.get(token.group(), ""), path)
+            path = _HOME.sub("%d/", option.value.strip('"'))
+            path = _TOKEN.sub(lambda token: words.get(token.group(), ""), path)
             length, most = len(os.fsencode(path)), control_path.limit(sys.platform)
             if path.startswith("/") and length > most:
                 raise MuxError(

@@ -40,6 +40,7 @@ _KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9]*\Z", re.ASCII)
 _CONCRETE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*\Z", re.ASCII)
 #: Anything that was a marker of ours once, whatever an edit made of it.
 _MARKER = re.compile(rb"[ \t]*#+[ \t]*(BEGIN|END)[ \t]+bastion\.mux\b(.*)\Z", re.DOTALL)
+_CARRIAGE_RETURN = re.compile(rb"[^\n]*\r\n")
 _SOUND = re.compile(
     rb"# (?:BEGIN|END) bastion\.mux ([\w.-]+)(?: \(new: ([a-z_, ]+)\))?\Z", re.ASCII
 )
@@ -321,7 +322,7 @@ def edit_present(
     found = find(before, name)
     start, end, made = (found.start, found.end, found.new) if found else (0, 0, frozenset())
     above, below = before[:start], before[end:]
-    line_end = b"\r\n" if re.match(rb"[^\n]*\r\n", above + below) else b"\n"
+    line_end = b"\r\n" if _CARRIAGE_RETURN.match(above + below) else b"\n"
     marks = set(made) | set(new) | ({FILE} if content is None else set())
     # Whichever block goes last takes the file with it.
     marks |= _marks(above + below) & {FILE, DIRECTORY}
