@@ -34,7 +34,7 @@ from ansible_collections.bastion.mux.plugins.module_utils.system.mux_client impo
     SocketMissing,
 )
 from tests.support.client import Ssh, alive, listeners
-from tests.support.services import Echo, free_port, listens, socks5, talk
+from tests.support.services import Echo, free_port, free_ports, listens, socks5, talk
 from tests.support.sshd import Sshd, openssh_version
 from tests.support.waiting import stays, wait_for
 
@@ -222,7 +222,7 @@ def test_ssh_cancels_what_we_opened_and_we_what_it_did(
 def test_five_hundred_forwardings_and_remote_ones_among_them(
     client: MuxClient, master: int, bastion: Sshd, echo: Echo
 ) -> None:
-    ports = [port for port in range(21000, 32000) if not listens((LOOPBACK, port))][:500]
+    ports = free_ports(500)
     batch = [WireForward(LOCAL, LOOPBACK, port, LOOPBACK, echo.port) for port in ports]
     for place in (0, 100, 499):
         batch.insert(place, WireForward(REMOTE, LOOPBACK, 0, LOOPBACK, 1 + place))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import socketserver
@@ -35,9 +36,13 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Different ones, below those that the system gives to clients and to whoever asks for 0."""
+    """Different ones, below those that the system gives to clients and to whoever asks for 0.
+
+    Tests that run at the same time, workers of pytest-xdist, have ranges of their own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
     free: list[int] = []
-    for port in random.sample(range(10000, 32000), 22000):
+    for port in random.sample(range(10000 + 2200 * worker, 12200 + 2200 * worker), 2200):
         if len(free) == count:
             return free
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
