@@ -53,7 +53,8 @@ def ask(connection: socket.socket, key_type: str, *, timeout: float) -> Optional
         if not algorithms:
             return None
         options.key_types = algorithms
-        transport.banner_timeout = transport.handshake_timeout = timeout
+        # Later than ours, which says what happened: theirs would speak of a broken banner.
+        transport.banner_timeout = transport.handshake_timeout = 2 * timeout
         transport.start_client(timeout=timeout)
         key = transport.get_remote_server_key()
         return HostKey(key.get_name(), key.asbytes())
