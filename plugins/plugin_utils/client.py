@@ -75,7 +75,7 @@ def hosts(
         }
         names = " ".join([bastion["name"], *(bastion.get("aliases") or [])])
         given = bastion.get("options")
-        entries.append({"host": names, "options": _merged(settings, given)})
+        entries.append({"host": names, "options": merged(settings, given)})
         if not control_dir:
             condition = f'originalhost {names.replace(" ", ",")} exec "test -d ~/.ssh"'
             # What is given came first, and counts.
@@ -85,7 +85,7 @@ def hosts(
             targets.append(
                 {
                     "host": " ".join([*bastion["patterns"], *direct]),
-                    "options": _merged(settings, bastion.get("pattern_options")),
+                    "options": merged(settings, bastion.get("pattern_options")),
                 }
             )
     return entries + targets
@@ -139,7 +139,7 @@ def _checked(bastions: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any
     return bastions
 
 
-def _merged(settings: Mapping[str, Any], given: Mapping[str, Any] | None) -> Dict:
+def merged(settings: Mapping[str, Any], given: Mapping[str, Any] | None) -> Dict:
     """Settings, less those that are not there, with what is given in their place."""
     given = given or {}
     words = {word.lower() for word in given}
