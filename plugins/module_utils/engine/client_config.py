@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..model import client_config as model
-from ..model import control_path, target
-from ..model.client_config import Block, Edit, Line, Option, Shadowed
+from ..model import config_file, control_path, target
+from ..model.client_config import Block, Shadowed
+from ..model.config_file import Edit, Line, Option
 from ..model.errors import MuxError
 from ..protocol.errors import ProtocolError
 from ..system import accounts, control_dir, crew, ssh_judge, user_file
@@ -142,7 +143,7 @@ def run(params: Mapping[str, Any], *, check_mode: bool) -> Dict[str, Any]:
     :raises MuxError: a parameter is wrong, and nothing was written; or some of the users failed,
         and the others are done.
     """
-    model.check_name(params["name"])
+    config_file.check_name(params["name"])
     block = None
     if params["state"] == "present":
         block = model.parse_block(params["hosts"] or [])
@@ -303,7 +304,7 @@ def _culprit(
             paths = judge.included(text, host)
         for path in paths:
             content = user_file.read(os.path.realpath(path), most=_MOST)
-            yield model.lines_of(path, content or b"")
+            yield config_file.lines_of(path, content or b"")
 
     return model.culprit(above, shadows, included)
 
@@ -330,7 +331,7 @@ class _Place:
 
     @property
     def new(self) -> List[str]:
-        return [model.DIRECTORY] if self.folder is None else []
+        return [config_file.DIRECTORY] if self.folder is None else []
 
     @property
     def needs_root(self) -> bool:
@@ -424,7 +425,7 @@ def _serve(request: Request, subject: Subject) -> Dict[str, Any]:
             and not control_dir.check(sockets, "control_dir")
         )
         if makes_dir:
-            new.append(model.CONTROL_DIR)
+            new.append(config_file.CONTROL_DIR)
         edits = _edits(request, subject, config, extra, new)
         if request.verification is not None:
             shadowed = _verdict(request.verification, subject, config, edits)
@@ -533,18 +534,18 @@ def _edits(
     """What becomes of the configuration and of the drop-in, in the order to do it in."""
     name = request.name
     if request.block is None:
-        return [(place, place.edited(model.edit_absent, name)) for place in (config, extra)]
+        return [(place, place.edited(config_file.edit_absent, name)) for place in (config, extra)]
     body = request.block.body()
     if not request.includes:
-        main = config.edited(model.edit_present, name, body, set(new))
-        return [(config, main), (extra, extra.edited(model.edit_absent, name))]
+        main = config.edited(config_file.edit_present, name, body, set(new))
+        return [(config, main), (extra, extra.edited(config_file.edit_absent, name))]
     # Relative to ~/.ssh, for a user's own configuration.
     included = extra.path if subject.path else "%s/%s" % (_DROP_INS, extra.name)
     # Somebody may have put a Host above it, which would narrow the Include.
     include = ["Match all", "Include " + target.quote(included)]
     return [
-        (extra, extra.edited(model.edit_present, name, body, set(extra.new))),
-        (config, config.edited(model.edit_present, name, include, set(new))),
+        (extra, extra.edited(config_file.edit_present, name, body, set(extra.new))),
+        (config, config.edited(config_file.edit_present, name, include, set(new))),
     ]
 
 
@@ -597,7 +598,7 @@ def _read_before(path: str, subject: Subject) -> List[Line]:
     directory = os.path.dirname(path)
     above = os.path.dirname(directory)
     system = os.path.join(above, "ssh_config")
-    lines = model.lines_of(system, user_file.read(system) or b"")
+    lines = config_file.lines_of(system, user_file.read(system) or b"")
     for number, line in enumerate(lines):
         words = line.text.decode("utf-8", "replace").split()
         if not words or words[0].lower() != "include":
@@ -621,8 +622,9 @@ def _read_before(path: str, subject: Subject) -> List[Line]:
 
 def _sweep(edits: Sequence[Tuple[_Place, Edit]], sockets: Optional[str]) -> None:
     """Remove the directories that were made for what is gone, where nothing else is in them."""
-    made = [os.path.dirname(place.path) for place, edit in edits if model.DIRECTORY in edit.gone]
-    if sockets is not None and any(model.CONTROL_DIR in edit.gone for _place, edit in edits):
+    gone = [place for place, edit in edits if config_file.DIRECTORY in edit.gone]
+    made = [os.path.dirname(place.path) for place in gone]
+    if sockets is not None and any(config_file.CONTROL_DIR in edit.gone for _place, edit in edits):
         _retire(sockets)
         made.append(sockets)
     for directory in sorted(made, key=len, reverse=True):

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ..model.client_config import Line, Option
+from ..model.config_file import COMPLAINT, Line, Option
 from ..model.errors import MuxError
 from ..model.target import parse_effective
 from .accounts import Account
@@ -31,7 +31,6 @@ _TIMEOUT = 10.0
 #: A bound on what one run may say, in bytes: such a command may say anything.
 _MOST = 1 << 20
 
-_COMPLAINT = re.compile(r"^(?P<file>.+?):? line (?P<line>[0-9]+): (?P<what>.*)$")
 _INCLUDED = re.compile(
     r"^debug3: (.+) line ([0-9]+): Including file (.+) depth [0-9]+\s*$", re.MULTILINE
 )
@@ -175,7 +174,7 @@ def _refusal(said: Said, text: Text) -> str:
     """What ssh does not like, by the lines' own files and numbers."""
     complaints = []
     for line in said.err.splitlines():
-        found = _COMPLAINT.match(line)
+        found = COMPLAINT.match(line)
         if found and found.group("file") == text.path:
             blamed = text.lines[int(found.group("line")) - 1]
             complaints.append(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.bastion.mux.plugins.module_utils.engine import client_config
-from ansible_collections.bastion.mux.plugins.module_utils.model import client_config as model
+from ansible_collections.bastion.mux.plugins.module_utils.model import config_file
 from ansible_collections.bastion.mux.plugins.module_utils.model.errors import MuxError
 from ansible_collections.bastion.mux.plugins.module_utils.system import accounts, crew
 from tests.integration.ssh_client_config.conftest import HOSTS, Person, block, tree
@@ -237,7 +237,7 @@ def test_hosts_that_are_not_named_stay_as_they_were(
     body = block().decode().splitlines()[1:-1]
     if layout == "include":
         body = ["Match all", f"Include {work}/block"]
-    after = model.edit_present(content, "team", body, set()).after
+    after = config_file.edit_present(content, "team", body, set()).after
     assert after is not None
 
     def effective(text: bytes, host: str) -> bytes:
