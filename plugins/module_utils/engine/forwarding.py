@@ -141,7 +141,11 @@ def carry_out(
         held += _reopen(
             [record for record in decided.close if record in gone], client, failures, resolve
         )
-    write_ledger(control_path, observation, tuple(held), seen or (), resolve, tuple(refused))
+    try:
+        write_ledger(control_path, observation, tuple(held), seen or (), resolve, tuple(refused))
+    except MuxError as error:
+        error.details["changed"] = True
+        raise
     return tuple(held), in_place, failures
 
 

@@ -86,6 +86,7 @@ def open_master(place: Place, context: Context, lock: Lock) -> Observation:
     earlier = lock.failure(key, round_)
     if earlier is not None:
         raise earlier
+    lock.find_room(os.path.dirname(place.control_path))
     ours = True
     try:
         place.ssh.open_master(
@@ -106,8 +107,7 @@ def open_master(place: Place, context: Context, lock: Lock) -> Observation:
         ours = False  # what the other program opened is used, and reported as such
     except MuxError as error:
         lock.fail(key, round_, error)
-        if ledger_file.read(place.control_path) is None:
-            master_log.remove(place.control_path)
+        _forget_log(place.control_path)
         raise
     found = observe.observe(place.control_path, context, timeout=place.timeout)
     if not found.alive or found.pid is None:
@@ -116,7 +116,21 @@ def open_master(place: Place, context: Context, lock: Lock) -> Observation:
             "ssh opened a master at %s, and it was gone at once: %s"
             % (place.control_path, found.message or found.condition),
         )
-    return _adopt(place, found, ours=ours)
+    try:
+        return _adopt(place, found, ours=ours)
+    except MuxError as error:
+        if ours:
+            # Without a ledger the next run would take it for somebody else's.
+            lock.fail(key, round_, error)
+            close(place, found, context)
+            _forget_log(place.control_path)
+        raise
+
+
+def _forget_log(control_path: str) -> None:
+    """Remove the log of a master that did not come to be, but not that of a former one."""
+    if ledger_file.read(control_path) is None:
+        master_log.remove(control_path)
 
 
 def _adopt(place: Place, found: Observation, *, ours: bool = True) -> Observation:

@@ -198,10 +198,15 @@ def _carry_out(
         # Not sooner: a login that fails leaves what the next one is to restore.
         lifecycle.forget(path)
     if decided.forwards.actions:
-        with context.connect(path, timeout=place.timeout) as client:
-            forwarding.carry_out_or_fail(
-                client, decided.forwards, decided.wish, found, path, resolve
-            )
+        try:
+            with context.connect(path, timeout=place.timeout) as client:
+                forwarding.carry_out_or_fail(
+                    client, decided.forwards, decided.wish, found, path, resolve
+                )
+        except MuxError as error:
+            if decided.steps:
+                error.details["changed"] = True
+            raise
     return _look(place, decided.wish, context, resolve)
 
 

@@ -26,6 +26,8 @@ _SIGNS = tuple(
         ("control_path_too_long", r"too long for Unix domain socket"),
         ("timeout", r"timed out"),
         ("auth_failed", r"Permission denied \(|Too many authentication failures"),
+        # Of a control socket, for which a disk has no room.
+        ("invalid", r"unix_listener: cannot |muxserver_listen: link mux listener "),
     )
 )
 

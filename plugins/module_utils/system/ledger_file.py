@@ -9,11 +9,11 @@ Private to the collection: no promise is made about it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import stat
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from typing import Iterator, Optional, Tuple
@@ -29,6 +29,12 @@ _SHARED_FOR = 60.0
 
 #: What is added to a control path for the file of its lock.
 LOCK = ".lock"
+
+#: What is added to the ledger's path while it is written.
+_TEMPORARY = ".new"
+
+#: What there must be room for before a login: the first ledger, and what ssh has to say; in bytes.
+_ROOM = 16384
 
 
 def path_of(control_path: str) -> str:
@@ -54,19 +60,23 @@ def read(control_path: str) -> Optional[Ledger]:
 def write(control_path: str, ledger: Ledger) -> None:
     """Replace the ledger in one step: a reader sees the old or the new one, whole.
 
+    Under the lock: the temporary name is always the same, so that nothing piles up where runs are
+    killed.
+
     :raises MuxError: ``invalid`` where it cannot be written.
     """
-    directory, name = os.path.split(path_of(control_path))
-    temporary = None
+    temporary = path_of(control_path) + _TEMPORARY
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=name + ".", dir=directory)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text.dump(ledger))
-        os.replace(temporary, path_of(control_path))
+        _unlink(temporary)
+        try:
+            with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(text.dump(ledger))
+            os.replace(temporary, path_of(control_path))
+        except OSError:
+            _unlink(temporary)
+            raise
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise MuxError(
             "invalid", "the ledger %s cannot be written: %s" % (path_of(control_path), error)
         ) from None
@@ -82,9 +92,14 @@ def stamp(control_path: str) -> Optional[Tuple[int, int]]:
 
 
 def remove(control_path: str) -> None:
-    """Remove the ledger, if there is one."""
+    """Remove the ledger, if there is one, and what a run left of it that was killed."""
+    _unlink(path_of(control_path))
+    _unlink(path_of(control_path) + _TEMPORARY)
+
+
+def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path_of(control_path))
+        os.unlink(path)
 
 
 @dataclass(frozen=True)
@@ -132,11 +147,35 @@ class Lock:
         return error
 
     def fail(self, key: str, round_: Optional[str], error: MuxError) -> None:
-        """Leave a failure for the others."""
-        record = _Failure(key, round_, time.time(), error.reason, error.message)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(asdict(record)).encode("utf-8"), 0)
-        self.kept = True
+        """Leave a failure for the others, where the disk has room for it."""
+        record = json.dumps(
+            asdict(_Failure(key, round_, time.time(), error.reason, error.message))
+        ).encode("utf-8")
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            self.kept = os.pwrite(self._descriptor, record, 0) == len(record)
+
+    def find_room(self, directory: str) -> None:
+        """Make sure that a login would not be in vain because the disk is full.
+
+        ssh does not tell when it could not write down why it failed; and a master of which
+        nothing could be written down would be nobody's.
+
+        :param directory: where the lock's file lies.
+        :raises MuxError: ``invalid``.
+        """
+        try:
+            os.ftruncate(self._descriptor, 0)
+            if os.pwrite(self._descriptor, bytes(_ROOM), 0) < _ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise MuxError(
+                "invalid",
+                "control_path: %s has no room for what belongs to a master: %s"
+                % (directory, error),
+            ) from None
+        finally:
+            os.ftruncate(self._descriptor, 0)
 
 
 @contextlib.contextmanager

@@ -521,6 +521,11 @@ class TestForwardings:
         assert again["changed"] is False
         assert bastion.logins() == 1
 
+    def test_the_only_one(self, tasks: Tasks, taken: int, bastion: Sshd) -> None:
+        params: dict[str, Any] = {"local": [f"127.0.0.1:{taken}:a:1"]}
+        assert [tasks.fails(**params)["changed"] for _run in range(2)] == [True, False]
+        assert bastion.logins() == 1
+
     def test_two_in_each_others_way(self, tasks: Tasks, bastion: Sshd) -> None:
         failed = tasks.fails(local=["18080:a:1", "18080:b:1"])
         assert failed["reason"] == "forward_conflict"

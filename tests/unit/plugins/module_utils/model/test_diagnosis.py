@@ -22,6 +22,8 @@ DENIED = "me@bastion: Permission denied (publickey)."
 CHANGED = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @"
 UNVERIFIED = "Host key verification failed."
 CLOSED = "Connection closed by UNKNOWN port 65535"
+NO_SPACE = "No space left on device"
+FULL = f"cannot bind to path /a.KrfLjaSikvFdp8sW: {NO_SPACE}"
 TIMED_OUT = "ssh: connect to host bastion port 22: Connection timed out"
 
 
@@ -43,6 +45,8 @@ TIMED_OUT = "ssh: connect to host bastion port 22: Connection timed out"
         # A banner has nothing to say where ssh itself has.
         (DENIED, CHANGED, "auth_failed", f"{CHANGED}\n{DENIED}"),
         (TIMED_OUT, DENIED, "timeout", f"{DENIED}\n{TIMED_OUT}"),
+        (f"unix_listener: {FULL}", "", "invalid", ...),
+        (f"muxserver_listen: link mux listener /a => /b: {NO_SPACE}", "", "invalid", ...),
         # What only looks like a reason.
         (f'/c line 3: Unsupported option "x"\n{DENIED}', "", "auth_failed", ...),
         ("ssh: connect to host 255.255.255.255 port 22: Permission denied", "", "unreachable", ...),

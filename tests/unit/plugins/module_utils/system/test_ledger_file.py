@@ -56,6 +56,18 @@ def test_who_reads_meanwhile_reads_the_old_one_whole(path: str) -> None:
     assert os.listdir(os.path.dirname(path)) == ["s.json"]
 
 
+def test_what_a_run_left_that_was_killed_does_not_stay(path: str) -> None:
+    half = Path(path + ".json.new")
+    for left_by in (half.touch, lambda: half.write_text(dump(LEDGER)[:9])):
+        left_by()
+        ledger_file.write(path, LEDGER)
+        assert ledger_file.read(path) == LEDGER
+        assert os.listdir(os.path.dirname(path)) == ["s.json"]
+    half.touch()
+    ledger_file.remove(path)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
 def test_what_is_no_file_of_ours_is_no_ledger(path: str, tmp_path: Path) -> None:
     ledger = tmp_path / "s.json"
     other = tmp_path / "other"
