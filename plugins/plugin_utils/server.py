@@ -73,7 +73,8 @@ def plan(
         account that would be jump user and operator.
     """
     jumpers = [user for user in jump_users if user.get("state") in (None, "present")]
-    staff = list(dict.fromkeys([login, *(operator.get("name") for operator in operators)]))
+    staff: list[Any] = [login, *(operator.get("name") for operator in operators)]
+    staff = list(dict.fromkeys(staff))
     _check_names(jumpers, staff, jump_group)
     common = [
         *_words("server_permit_open", permit_open),
