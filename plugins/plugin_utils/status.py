@@ -165,12 +165,16 @@ def lines(masters: Iterable[Mapping[str, Any]]) -> list[str]:
             if forward["detail"]:
                 ends += f"  ({forward['detail']})"
             rows.append((f"  {forward['type']}", forward["words"], ends))
-    if not rows:
-        return ["No masters."]
-    columns = [min(_MOST_COLUMNS, max(width(row[index]) for row in rows)) for index in range(2)]
+    return table(rows) or ["No masters."]
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many cells, below each other; the last cell is as long as it is."""
+    last = len(rows[0]) - 1 if rows else 0
+    columns = [min(_MOST_COLUMNS, max(width(row[at]) for row in rows)) for at in range(last)]
     return [
         "  ".join(
-            [*(row[i] + " " * (columns[i] - width(row[i])) for i in range(2)), row[2]]
+            [*(row[at] + " " * (columns[at] - width(row[at])) for at in range(last)), row[last]]
         ).rstrip()
         for row in rows
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from typing import Any
 
 import jinja2
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.bastion.mux.plugins.module_utils.engine import spec
 from ansible_collections.bastion.mux.plugins.plugin_utils import status
+from tests.support.page import Elements
 from tests.support.playbook import CHECKOUT
 
 Dict = dict[str, Any]
@@ -381,23 +381,6 @@ def render(masters: Sequence[Dict], scope: str = "The masters of ~/.ansible/mux"
     )
     template = environment.get_template("status.html.j2")
     return template.render(page=status.page(masters), status_scope=scope)
-
-
-class Elements(HTMLParser):
-    """The elements of a page with their attributes, and the text that a reader sees."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 # What the template is made of: nothing that loads, runs or sends anything.
