@@ -68,6 +68,8 @@ def plan(
 ) -> Dict:
     """The ``options``, ``matches``, ``files`` and ``expect`` of ssh_server_config.
 
+    ``jump_users`` are those that shall be there.
+
     :param login: who Ansible logs in as: always an operator, and never a jump user.
     :raises AnsibleFilterError: a value that sshd_config cannot hold as one word or line, or an
         account that would be jump user and operator.
@@ -80,7 +82,7 @@ def plan(
         *_words("server_permit_open", permit_open),
         *_of_groups(permit_open_groups, groups or {}, hostvars or {}),
     ]
-    listen = _words("server_permit_listen", permit_listen)
+    listen = _listeners("server_permit_listen", permit_listen)
     certificates = _lines("server_host_certificate", host_certificates)
     settings = {
         "LogLevel": log_level,
@@ -134,6 +136,7 @@ def plan(
     ours = {word.lower() for word in settings}
     expected = {word: value for word, value in everywhere.items() if word.lower() in ours}
     return {
+        "jump_users": jumpers,
         "options": everywhere,
         "matches": [{"match": one.header, "options": dict(one.options)} for one in matches],
         "files": [
@@ -148,7 +151,7 @@ def plan(
         ],
         "expect": [
             {"connection": {"user": name}, "options": _in_force(name, expected, matches)}
-            for name in [login, *(user["name"] for user in jumpers)]
+            for name in [*staff, *(user["name"] for user in jumpers)]
         ],
     }
 
@@ -213,7 +216,7 @@ def _own_places(
     for user in jumpers:
         name = user["name"]
         own_open = _words(f"permit_open of {name}", user.get("permit_open") or ())
-        own_listen = _words(f"permit_listen of {name}", user.get("permit_listen") or ())
+        own_listen = _listeners(f"permit_listen of {name}", user.get("permit_listen") or ())
         if own_open or own_listen:
             options = _forwarding([*common, *own_open], [*listen, *own_listen])
             yield _Match(f"User {name}", [name], options)
@@ -314,6 +317,11 @@ def _check_names(
 
 def _words(variable: str, values: Iterable[Any]) -> list[str]:
     return [_word(variable, value) for value in values]
+
+
+def _listeners(variable: str, values: Iterable[Any]) -> list[str]:
+    """As sshd itself says them: a port alone is one of every address."""
+    return [f"*:{word}" if word.isdigit() else word for word in _words(variable, values)]
 
 
 def _word(variable: str, value: Any) -> str:

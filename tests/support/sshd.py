@@ -61,6 +61,7 @@ class Sshd:
 
     It lets `user` (whoever runs the tests, unless told) in with the key `identity_file`. `options`
     are keywords of sshd_config, put before our own; a list gives several lines, None drops ours.
+    `more` is text for the end, for Match blocks.
     `addresses` are at most 16 of loopback, such as 127.0.0.7. `port` is chosen once and stays the
     same over `restart`.
     """
@@ -70,6 +71,7 @@ class Sshd:
         directory: Path,
         *,
         options: Mapping[str, str | int | Sequence[str] | None] | None = None,
+        more: str = "",
         addresses: Sequence[str] | None = None,
         user: str | None = None,
         name: str = "bastion",
@@ -85,6 +87,7 @@ class Sshd:
             addresses = ["127.0.0.1"] + (["::1"] if has_ipv6() else [])
         self.addresses = list(addresses)
         self.options = dict(options or {})
+        self.more = more
         self.environment = dict(environment or {})
         self.log_file = self.directory / "log"
         self.known_hosts = self.directory / "known_hosts"
@@ -152,6 +155,17 @@ class Sshd:
         """A reboot: everything ends, then the same address answers again."""
         self.stop(connections=connections)
         self.start()
+
+    def reload(self) -> None:
+        """Read `options` and `more` again (SIGHUP); what is connected stays."""
+        assert self.process is not None
+        self._write_files()
+        said = len(self.log())
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(
+            lambda: self.log()[said:].count("Server listening on ") >= len(self.addresses),
+            "sshd listens again",
+        )
 
     def freeze(self, *, listener: bool = False) -> None:
         """Stop the connections' processes: a network that swallows everything."""
@@ -299,7 +313,7 @@ class Sshd:
         theirs = {key.lower(): key for key in self.options}
         kept = {key: value for key, value in ours.items() if key.lower() not in theirs}
         given = {key: value for key, value in self.options.items() if value is not None}
-        (self.directory / "sshd_config").write_text(_lines({**given, **kept}))
+        (self.directory / "sshd_config").write_text(_lines({**given, **kept}) + self.more)
 
         names = f"[127.*]:{self.port},[::1]:{self.port},[localhost]:{self.port}"
         self.known_hosts.write_text(f"{names} {public_key(self.host_key)}\n")

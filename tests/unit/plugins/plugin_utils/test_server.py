@@ -134,7 +134,7 @@ def test_settings_for_all(variables: dict[str, Any], options: dict[str, Any]) ->
         ),
         (
             {"permit_listen": ["127.0.0.1:7000", 8000]},
-            {**NOTHING, "AllowTcpForwarding": "remote", "PermitListen": "127.0.0.1:7000 8000"},
+            {**NOTHING, "AllowTcpForwarding": "remote", "PermitListen": "127.0.0.1:7000 *:8000"},
         ),
         (
             {"permit_open": ["any"], "permit_listen": ["any"]},
@@ -159,7 +159,7 @@ def test_where_one_may_go_besides() -> None:
         "User jim",
         "Group jump User !root,*",
     ]
-    own = {"AllowTcpForwarding": "yes", "PermitOpen": "web:80 db:1", "PermitListen": "7000"}
+    own = {"AllowTcpForwarding": "yes", "PermitOpen": "web:80 db:1", "PermitListen": "*:7000"}
     assert block(made, "User jim") == own
     rest = {"AllowTcpForwarding": "local", "PermitOpen": "web:80", "PermitListen": "none"}
     assert rest.items() <= jump_block(made).items()
@@ -228,6 +228,7 @@ def test_files_of_jump_users() -> None:
     ]
     assert made["files"] == jim
     assert "AuthorizedPrincipalsFile" not in jump_block(made)
+    assert made["jump_users"] == users[:2]
     assert [one["connection"]["user"] for one in made["expect"]] == ["root", "jim", "joe"]
     trusted = plan(*users, user_ca=[KEY])
     assert trusted["files"] == [
