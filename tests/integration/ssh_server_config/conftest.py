@@ -9,9 +9,8 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -112,17 +111,11 @@ class Server:
 
 
 @pytest.fixture
-def make_server(make_sshd: Callable[..., Sshd]) -> Iterator[Callable[..., Server]]:
-    """`make_server(**arguments of Sshd)`; what its changes started goes with the test."""
+def make_server(make_sshd: Callable[..., Sshd]) -> Callable[..., Server]:
+    """`make_server(**arguments of Sshd)` starts an sshd that a change is told to."""
     if os.getuid() != 0:
         pytest.skip("only root can change sshd's configuration")
-    made: list[Server] = []
-
-    def make(**arguments: Any) -> Server:
-        made.append(Server(make_sshd(**arguments)))
-        return made[-1]
-
-    yield make
+    return lambda **arguments: Server(make_sshd(**arguments))
 
 
 @pytest.fixture
