@@ -31,8 +31,8 @@ LAYERS = {
 PURE = ("protocol", "model", "doc_fragments")
 # All that a layer without effects may import: what is not here would be one, or hide one.
 HARMLESS = set(
-    "__future__ base64 binascii collections contextlib dataclasses enum fnmatch functools hashlib hmac"
-    " ipaddress itertools json re string struct typing unicodedata".split()
+    "__future__ base64 binascii collections contextlib dataclasses enum fnmatch functools hashlib"
+    " hmac ipaddress itertools json re string struct typing unicodedata".split()
 )
 EFFECTS_OF_BUILTINS = {"__import__", "breakpoint", "eval", "exec", "input", "open", "print"}
 # What has effects beyond files and descriptors: system alone uses it.

@@ -328,8 +328,13 @@ def _planned(request: Request, sshd: Sshd, seen: Seen) -> Tuple[Plan, Verdict]:
                     left_out.update(unknown)
                     drop_in = drop_in.without(set(unknown))
                     continue
+            # What is added at the top of the configuration is not there yet.
+            added = len(lines_of("", config)) - len(lines_of("", seen.config))
+            for index, one in enumerate(said):
+                if one.file == request.config and one.line > added:
+                    said[index] = replace(one, line=one.line - added)
             _refuse(request, body, accepted, said)
-            verdict = _verdict(request, made, tuple(left_out))
+            verdict = _verdict(request, made, tuple(left_out), added)
         return _plan(request, seen, config, body), verdict
 
 
@@ -367,9 +372,12 @@ def _refuse(
     raise MuxError("invalid", "sshd refuses it: " + ("; ".join(words) or "it does not say why"))
 
 
-def _verdict(request: Request, made: Candidate, left_out: Tuple[Setting, ...]) -> Verdict:
+def _verdict(
+    request: Request, made: Candidate, left_out: Tuple[Setting, ...], added: int
+) -> Verdict:
     """Compare what would be in force with what is expected.
 
+    :param added: the lines that the configuration has more than now, at its top.
     :raises MuxError: ``invalid``.
     """
     skipped = frozenset(one.option.keyword.lower() for one in left_out)
@@ -389,7 +397,10 @@ def _verdict(request: Request, made: Candidate, left_out: Tuple[Setting, ...]) -
             meant[kept] = made.meaning(kept)
         effective = made.effective(one.given)
         for miss in model.mismatches(one, effective, meant[kept], skipped):
-            wrong.append(replace(miss, by=made.culprit(miss.keyword, one.given)))
+            by = made.culprit(miss.keyword, one.given)
+            if by is not None and by.file == request.config:
+                by = replace(by, number=by.number - added)
+            wrong.append(replace(miss, by=by))
         options = {key: list(effective.get(key, ())) for key in one.keywords(skipped)}
         expected.append({"connection": dict(one.connection), "options": options})
     if wrong:

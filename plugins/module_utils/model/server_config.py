@@ -232,7 +232,7 @@ def parse_expect(expect: Sequence[Mapping[str, Any]]) -> List[Expectation]:
     for index, item in enumerate(expect):
         where = "expect[%d]" % index
         given = {key: value for key, value in item["connection"].items() if value is not None}
-        pairs = {key: str(value) for key, value in {**_DEFAULTS, **given}.items()}
+        pairs = {key: str(value) for key, value in {"user": "", **_DEFAULTS, **given}.items()}
         for key, value in pairs.items():
             refuse_control_characters("%s.connection.%s" % (where, key), value)
             if not value or "," in value:

@@ -11,12 +11,13 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.support.client import Ssh
-from tests.support.sshd import Sshd
+from tests.support.sshd import Sshd, sshd_path
 from tests.support.tasks import Tasks
 from tests.support.waiting import wait_for
 
@@ -39,6 +40,17 @@ class Server:
             "drop_in": str(self.drop_in),
             "directory": str(self.directory),
         }
+
+    def inventory(self, **more: Any) -> dict[str, Any]:
+        """This sshd as the host of an inventory, each task over a connection of its own."""
+        arguments = f"-F {self.ssh.config} -o ControlMaster=no -o ControlPath=none"
+        host = {
+            "ansible_connection": "ssh",
+            "ansible_host": "bastion",
+            "ansible_ssh_args": arguments,
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+        return {"all": {"hosts": {"localhost": {**host, **more}}}}
 
     def has(self, content: bytes, *, where: str = "after") -> bytes:
         """Has this in its configuration, before or after what it needs to run."""
@@ -85,7 +97,8 @@ class Server:
 
     def effective(self, user: str = "root") -> dict[str, str]:
         """What is in force, as sshd itself reads the files."""
-        program = psutil.Process(self.process.pid).exe()
+        program = sshd_path()
+        assert program
         given = f"user={user},host=localhost,addr=127.0.0.1"
         said = subprocess.run(
             [program, "-T", "-C", given, "-f", str(self.config)],
