@@ -107,7 +107,7 @@ class Request:
 class Verdict:
     """What sshd says about what shall be.
 
-    :ivar effective: what will be in force without regard to who connects.
+    :ivar effective: what will be in force, but for what depends on who connects.
     :ivar expected: the return value ``effective``.
     :ivar unverified: the expectations about users who are still to come.
     """

@@ -223,6 +223,10 @@ _DEFAULTS = {
 }
 
 
+#: Somebody. Without any, "Match LocalPort" is an error (servconf.c, match_test_missing_fatal).
+ANYBODY = "user=root," + ",".join("%s=%s" % pair for pair in _DEFAULTS.items())
+
+
 def parse_expect(expect: Sequence[Mapping[str, Any]]) -> List[Expectation]:
     """The parameter ``expect``.
 

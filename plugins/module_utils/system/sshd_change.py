@@ -142,6 +142,27 @@ class Change:
         """
         new = self.folder + ".new"
         shutil.rmtree(new, ignore_errors=True)
+        try:
+            self._keep(new, plan, listener=listener, addresses=addresses, reload=reload)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        os.rename(new, self.folder)
+        _sync(os.path.dirname(self.folder))
+        if confirm_within:
+            self.renew(confirm_within)
+            self._watch()
+
+    def _keep(
+        self,
+        new: str,
+        plan: Plan,
+        *,
+        listener: Optional[Mapping[str, Any]],
+        addresses: Sequence[Address],
+        reload: bool,
+    ) -> None:
+        """Make the folder, under another name."""
         os.mkdir(new, 0o700)
         files = []
         for index, write in enumerate(plan.writes):
@@ -166,11 +187,6 @@ class Change:
         sshd_undo.write(new, sshd_undo.SCRIPT, _source())
         os.chmod(os.path.join(new, sshd_undo.SCRIPT), 0o700)
         _sync(new)
-        os.rename(new, self.folder)
-        _sync(os.path.dirname(self.folder))
-        if confirm_within:
-            self.renew(confirm_within)
-            self._watch()
 
     def applied(self) -> None:
         """All files are in their places, and sshd has read them."""

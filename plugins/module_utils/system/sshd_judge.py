@@ -70,13 +70,12 @@ class Sshd:
         """Have it read a configuration, host keys included."""
         return self._run("-t", "-f", config)
 
-    def effective(self, config: str, connection: Optional[str] = None) -> Dict[str, List[str]]:
-        """What is in force, for a connection if one is given.
+    def effective(self, config: str, connection: str = model.ANYBODY) -> Dict[str, List[str]]:
+        """What is in force for a connection.
 
         :raises MuxError: ``invalid`` where it refuses the configuration.
         """
-        extra = [] if connection is None else ["-C", connection]
-        said = self._run("-T", *extra, "-f", config)
+        said = self._run("-T", "-C", connection, "-f", config)
         if said.status != 0:
             raise MuxError("invalid", "sshd refuses it: %s" % said.err.strip())
         return parse_effective(said.out)
@@ -167,7 +166,7 @@ class Candidate:
             Complaint(one.file, one.line, self.original(one.what)) for one in found
         ]
 
-    def effective(self, connection: Optional[str] = None) -> Dict[str, List[str]]:
+    def effective(self, connection: str = model.ANYBODY) -> Dict[str, List[str]]:
         """What would be in force.
 
         :raises MuxError: ``invalid`` where sshd refuses it.

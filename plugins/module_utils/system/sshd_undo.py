@@ -64,6 +64,12 @@ TIMEOUT = 20.0
 #: does not hear (sshd.c, sighup_restart).
 _AGAIN = 4.0
 
+#: Where systemd runs the machine.
+SYSTEMD = "/run/systemd/system"
+
+#: The control groups that hold all others, of version 2 and of version 1 (cgroups(7)).
+GROUPS = ("/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs")
+
 Address = Tuple[str, int]
 
 
@@ -188,7 +194,7 @@ def _command(pid: int) -> List[str]:
 
 def _unit(pid: int) -> Optional[str]:
     """The unit of systemd that it belongs to."""
-    if not os.path.isdir("/run/systemd/system"):
+    if not os.path.isdir(SYSTEMD):
         return None
     with open("/proc/%d/cgroup" % pid, encoding="utf-8") as file:
         found = re.search(r":/system\.slice/([^/\n]+\.service)$", file.read(), re.MULTILINE)
@@ -426,13 +432,16 @@ def undo(folder: str, why: Optional[str] = None) -> None:
     put_back(plan, folder)
     if plan["reload"]:
         settle(plan)
-    if why is None:
-        remove(folder)
-        return
-    write(folder, UNDONE, json.dumps({"why": why, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}))
-    for name in os.listdir(folder):
-        if name != UNDONE:
-            os.unlink(os.path.join(folder, name))
+    if why is not None:
+        note = json.dumps({"why": why, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        # A full disk keeps nobody from having it undone.
+        with contextlib.suppress(OSError):
+            write(folder, UNDONE, note)
+            for name in os.listdir(folder):
+                if name != UNDONE:
+                    os.unlink(os.path.join(folder, name))
+            return
+    remove(folder)
 
 
 def remove(folder: str) -> None:
@@ -453,6 +462,20 @@ def _left(folder: str, token: str) -> Optional[float]:
             return float(file.read()) - time.monotonic()
     except (OSError, ValueError):
         return 0.0
+
+
+def leave_session(groups: Iterable[str] = GROUPS) -> None:
+    """Leave the control group of the login, which systemd may kill as a whole when that ends.
+
+    It does so for people with KillUserProcesses=yes (logind.conf(5)), whoever of them became root.
+    """
+    for path in groups:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"0")
+            finally:
+                os.close(descriptor)
 
 
 def watch(folder: str) -> None:
@@ -497,6 +520,8 @@ def main(folder: str, *now: str) -> None:
     # Of nobody any more: who started us only waits for this.
     if os.fork():
         os._exit(0)
+    if os.path.isdir(SYSTEMD):
+        leave_session()
     watch(folder)
 
 
