@@ -18,7 +18,7 @@ import stat
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
 
 from . import processes
 
@@ -29,8 +29,13 @@ except ImportError:
 
 _SOCKET_LINK = re.compile(r"socket:\[([0-9]+)\]\Z")
 
-#: TCP_LISTEN of the kernel's include/net/tcp_states.h, as its tables have it.
-_LISTEN = b"0A"
+# The kernel's include/uapi/linux/{netlink,sock_diag}.h and include/net/tcp_states.h.
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_DONE = 3
+_TCP_LISTEN = 10
+_HEADER = struct.Struct("=IHHII")
 
 #: __SO_ACCEPTCON of the kernel's include/linux/net.h: the socket listens.
 _ACCEPTING = 0x10000
@@ -68,46 +73,39 @@ def socket_inodes(pid: int) -> Optional[FrozenSet[int]]:
 
 def listening(pid: int) -> Optional[Tuple[Listener, ...]]:
     """The listening sockets of a process; ``None`` where we may not see them."""
-    return _among(pid, _table(pid))
+    return snapshot()(pid)
 
 
 def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
     """As :func:`listening`, from one look at all sockets that is taken when it is first asked."""
-
-    @functools.lru_cache(maxsize=None)
-    def shared() -> Tuple[Optional[str], Optional[Dict[int, Listener]]]:
-        return _network(os.getpid()), _table(os.getpid())
-
+    table = functools.lru_cache(maxsize=None)(_table)
     guard = threading.Lock()
 
-    def from_table(pid: int) -> Optional[Tuple[Listener, ...]]:
+    def look(pid: int) -> Optional[Tuple[Listener, ...]]:
+        if _network(pid) != _network(os.getpid()):
+            return None  # neither the kernel nor psutil tells us of another one
         with guard:
-            network, table = shared()
-        return _among(pid, table) if network == _network(pid) else listening(pid)
+            known = table()
+        if known is None:
+            return _by_psutil(pid)
+        inodes = socket_inodes(pid)
+        if inodes is None:
+            return None
+        return tuple(known[inode] for inode in sorted(inodes.intersection(known)))
 
-    return from_table
+    return look
 
 
 def _network(pid: int) -> Optional[str]:
-    """The network that a process is in, where there are several."""
+    """The network that a process is in, where a system can have several."""
     try:
         return os.readlink("/proc/%d/ns/net" % pid)
     except OSError:
         return None
 
 
-def _among(pid: int, table: Optional[Mapping[int, Listener]]) -> Optional[Tuple[Listener, ...]]:
-    """The listening sockets of a process, out of those of all."""
-    if table is None:
-        return _by_psutil(pid)
-    inodes = socket_inodes(pid)
-    if inodes is None:
-        return None
-    return tuple(table[inode] for inode in sorted(inodes.intersection(table)))
-
-
 def _by_psutil(pid: int) -> Optional[Tuple[Listener, ...]]:
-    """Where the system has no such table; unix sockets are then all that have a name."""
+    """On any system. The unix sockets are all that have a name."""
     try:
         process = psutil.Process(pid)
         return (
@@ -126,34 +124,49 @@ def _by_psutil(pid: int) -> Optional[Tuple[Listener, ...]]:
         return None
 
 
-def _table(pid: int) -> Optional[Dict[int, Listener]]:
-    """Every socket that listens in a process's network, by inode; ``None``: there is no such table.
+def _table() -> Optional[Dict[int, Listener]]:
+    """Every socket that listens, by inode; ``None`` where the system does not tell.
 
-    psutil would read the same files, a fifth as fast: it makes an object of each socket there is.
+    psutil reads the tables of /proc instead, which take the kernel as long for every connection
+    that there could be (inet_diag.c walks the listening ones alone).
     """
-    paths = _listening_paths(pid)
-    if paths is None:
+    paths = _listening_paths(os.getpid())
+    if paths is None or not hasattr(socket, "AF_NETLINK"):
         return None
     found = {inode: Listener(path, -1, inode) for inode, path in paths.items()}
-    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        try:
-            with open("/proc/%d/net/%s" % (pid, name), "rb") as lines:
-                for line in lines:
-                    fields = line.split(None, 10)
-                    if fields[3] == _LISTEN:
-                        address, port = fields[1].split(b":")
-                        inode = int(fields[9])
-                        found[inode] = Listener(_numeric(family, address), int(port, 16), inode)
-        except OSError:
-            continue  # a system without IPv6
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for listener in _diagnosed(family):
+                found[listener.inode or 0] = listener
+    except (OSError, struct.error):
+        return None
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _numeric(family: int, address: bytes) -> str:
-    """An address as that table has it: words of 32 bits, each by the processor's order of bytes."""
-    words = (int(address[start : start + 8], 16) for start in range(0, len(address), 8))
-    return socket.inet_ntop(family, b"".join(struct.pack("=I", word) for word in words))
+def _diagnosed(family: int) -> Iterator[Listener]:
+    """The TCP sockets of a family that listen (sock_diag(7)).
+
+    :raises OSError: the kernel has no answer.
+    """
+    request = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 1 << _TCP_LISTEN)
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, flags, 1, 0)
+    size = 4 if family == socket.AF_INET else 16
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1.0)
+        kernel.sendto(header + request, (0, 0))
+        while True:
+            data = kernel.recv(1 << 16)
+            while data:
+                length, kind, _flags, _number, _port = _HEADER.unpack_from(data)
+                message, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+                if kind == _NLMSG_DONE:
+                    return
+                if kind != _SOCK_DIAG_BY_FAMILY:
+                    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+                (port,) = struct.unpack_from("!H", message, 4)
+                (inode,) = struct.unpack_from("=I", message, 68)
+                yield Listener(socket.inet_ntop(family, message[8 : 8 + size]), port, inode)
 
 
 def holder_of(control_path: str) -> Optional[int]:
