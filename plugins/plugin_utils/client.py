@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.bastion.mux.plugins.module_utils.model import control_path
 from ansible_collections.bastion.mux.plugins.module_utils.model.target import quote
 
 #: Where ssh looks besides users' own (ssh_config(5), GlobalKnownHostsFile).
@@ -22,6 +23,12 @@ _GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
 #: One word for a Host line and for ProxyJump, and no pattern.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
 _KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+(?: .*)?\Z", re.ASCII)
+
+#: A socket that everybody has a directory for, if anybody, and the condition for one which ssh can
+#: bind on any system: otherwise it would end with an error. Whatever shell runs it.
+_SOCKET = "~/.ssh/mux-%C"
+_ROOM = control_path.limit("any") - len(_SOCKET.replace("~", "").replace("%C", "C" * 40))
+_HAS_ROOM = f"test -d '%d/.ssh' && expr '%d' : '.*' '<=' {_ROOM}"
 
 Dict = dict[str, Any]
 
@@ -54,7 +61,7 @@ def hosts(
         persist = bastion.get("control_persist")
         sharing = {
             "ControlMaster": "auto",
-            "ControlPath": f"{control_dir}/%C" if control_dir else "~/.ssh/mux-%C",
+            "ControlPath": f"{control_dir}/%C" if control_dir else _SOCKET,
             # YAML makes a boolean of a bare no.
             "ControlPersist": control_persist if persist is None else persist,
         }
@@ -77,7 +84,7 @@ def hosts(
         given = bastion.get("options")
         entries.append({"host": names, "options": merged(settings, given)})
         if not control_dir:
-            condition = f'originalhost {names.replace(" ", ",")} exec "test -d ~/.ssh"'
+            condition = f'originalhost {names.replace(" ", ",")} exec "{_HAS_ROOM}"'
             # What is given came first, and counts.
             entries.append({"match": condition, "options": sharing})
         if bastion.get("patterns"):

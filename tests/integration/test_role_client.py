@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.bastion.mux.plugins.module_utils.model.control_path import limit
 from tests.integration.ssh_client_config.conftest import Person, tree
-from tests.support.accounts import Account
+from tests.support.accounts import Account, change
 from tests.support.playbook import PlaybookResult, run_playbook
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE5VkTZLFvdBTnL4fHm4KdLYkYFYkgzpJZm5m6JqGcGZ"
@@ -87,6 +88,26 @@ def test_from_nothing_and_back(role: Role, variables: dict[str, Any], changes: i
     assert role.play(**away).ok().changed() == changes
     assert role.play(**away).ok().changed() == 0
     assert (person.tree(), tree(role.etc)) == before
+
+
+@pytest.mark.parametrize(("length", "shares"), [(36, True), (37, False)])
+def test_everybody_with_room_for_a_socket_shares(
+    role: Role, work: Path, length: int, shares: bool
+) -> None:
+    role.play(client_scope="system").ok()
+    person = role.person
+    home = work / ("h" * (length - len(str(work)) - 1))
+    assert len(str(home)) == length
+    person.home.rename(home)
+    change("usermod", "--home", str(home), person.name)
+    (home / ".ssh").mkdir()
+    system = role.etc / "ssh_config.d/20-team.conf"
+    system.parent.parent.chmod(0o755)
+    effective = person.effective("bastion", "-F", str(system))
+    assert effective["serveraliveinterval"] == "15"
+    assert ("controlpath" in effective) == shares
+    # Whatever ssh makes of %C, and whichever system it is.
+    assert not shares or len(effective["controlpath"]) <= limit("darwin")
 
 
 def test_keys_that_are_not_given_any_more_go(role: Role) -> None:

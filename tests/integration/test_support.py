@@ -17,7 +17,7 @@ from tests.support.accounts import Account, throwaway_accounts
 from tests.support.client import Ssh, alive
 from tests.support.leaks import LeakWatch
 from tests.support.playbook import run_playbook
-from tests.support.services import Echo, Page, connect, free_port, listens, talk
+from tests.support.services import Echo, Page, connect, free_port, free_ports, listens, talk
 from tests.support.sshd import Sshd
 from tests.support.waiting import wait_for
 
@@ -186,3 +186,8 @@ def test_many_accounts_are_removed_even_after_an_interruption(work: Path) -> Non
         interrupted()
     assert len(names) == 2
     assert not {one.pw_name for one in pwd.getpwall()} & set(names)
+
+
+def test_no_port_is_given_twice_within_a_test() -> None:
+    ports = [free_port() for _time in range(500)] + free_ports(500)
+    assert len(set(ports)) == 1000

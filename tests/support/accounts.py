@@ -33,13 +33,13 @@ def throwaway_account(directory: Path) -> Iterator[Account]:
     # socket there ("mkdir_path: open" in its log). The control sockets beside it are private.
     directory.chmod(0o755)
     add = ["useradd", "--no-log-init", "--create-home", "--home-dir", str(account.home)]
-    _run([*add, "--skel", "/nonexistent", "--shell", "/bin/sh", account.name])
+    change(*add, "--skel", "/nonexistent", "--shell", "/bin/sh", account.name)
     try:
-        _run(["chpasswd"], f"{account.name}:{account.password}\n")
+        change("chpasswd", text=f"{account.name}:{account.password}\n")
         yield account
     finally:
         # Its last session may not have ended yet: force.
-        _run(["userdel", "--force", account.name])
+        change("userdel", "--force", account.name)
 
 
 @contextlib.contextmanager
@@ -54,19 +54,20 @@ def throwaway_accounts(directory: Path, count: int) -> Iterator[list[Account]]:
     ]
     lines = [f"{one.name}:{one.password}:::{one.name}:{one.home}:/bin/sh\n" for one in accounts]
     try:
-        _run(["newusers"], "".join(lines))
+        change("newusers", text="".join(lines))
         yield accounts
     finally:
         made = {one.pw_name for one in pwd.getpwall()}
         for account in accounts:
             if account.name in made:
-                _run(["userdel", "--force", account.name])
+                change("userdel", "--force", account.name)
 
 
-def _run(command: list[str], text: str = "") -> None:
+def change(*command: str, text: str = "") -> None:
+    """Change the accounts; tests that run beside this one may hold the lock of /etc/passwd."""
+
     def done() -> bool:
         said = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        # Tests that run beside this one may hold the lock of /etc/passwd.
         assert said.returncode == 0 or "lock" in said.stderr, said.stderr
         return said.returncode == 0
 

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import random
 import socket
 import socketserver
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +39,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Different ones, below those that the system gives to clients and to whoever asks for 0.
-
-    Tests that run at the same time, workers of pytest-xdist, have ranges of their own.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+    """Different ones, below those that the system gives to clients and to whoever asks for 0."""
     free: list[int] = []
-    for port in random.sample(range(10000 + 2200 * worker, 12200 + 2200 * worker), 2200):
+    for port in itertools.islice(_turns(), _PORTS):
         if len(free) == count:
             return free
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -52,6 +51,20 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
                 probe.bind((host, port))
                 free.append(port)
     raise AssertionError(f"{host} has no {count} free ports")
+
+
+_PORTS = 2200
+
+
+@functools.cache
+def _turns() -> Iterator[int]:
+    """The ports of this process in turn: a test that asks twice is not given one of them twice.
+
+    Tests that run at the same time, workers of pytest-xdist, have ranges of their own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+    first = 10000 + _PORTS * worker
+    return itertools.cycle(random.sample(range(first, first + _PORTS), _PORTS))
 
 
 def connect(address: Address, timeout: float = 5.0) -> socket.socket:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import socket
 import stat
+import struct
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
 
 from . import processes
 
@@ -26,6 +28,14 @@ except ImportError:
     pass  # processes.PSUTIL_ERROR tells the edges
 
 _SOCKET_LINK = re.compile(r"socket:\[([0-9]+)\]\Z")
+
+# The kernel's include/uapi/linux/{netlink,sock_diag}.h and include/net/tcp_states.h.
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_DONE = 3
+_TCP_LISTEN = 10
+_HEADER = struct.Struct("=IHHII")
 
 #: __SO_ACCEPTCON of the kernel's include/linux/net.h: the socket listens.
 _ACCEPTING = 0x10000
@@ -63,66 +73,100 @@ def socket_inodes(pid: int) -> Optional[FrozenSet[int]]:
 
 def listening(pid: int) -> Optional[Tuple[Listener, ...]]:
     """The listening sockets of a process; ``None`` where we may not see them."""
+    return snapshot()(pid)
+
+
+def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
+    """As :func:`listening`, from one look at all sockets that is taken when it is first asked."""
+    table = functools.lru_cache(maxsize=None)(_table)
+    guard = threading.Lock()
+
+    def look(pid: int) -> Optional[Tuple[Listener, ...]]:
+        if _network(pid) != _network(os.getpid()):
+            return None  # neither the kernel nor psutil tells us of another one
+        with guard:
+            known = table()
+        if known is None:
+            return _by_psutil(pid)
+        inodes = socket_inodes(pid)
+        if inodes is None:
+            return None
+        return tuple(known[inode] for inode in sorted(inodes.intersection(known)))
+
+    return look
+
+
+def _network(pid: int) -> Optional[str]:
+    """The network that a process is in, where a system can have several."""
     try:
-        tcp = processes.connections(psutil.Process(pid), "tcp")
-        return (*_tcp_listeners(pid, tcp), *_unix_listeners(pid, _listening_paths(pid)))
+        return os.readlink("/proc/%d/ns/net" % pid)
+    except OSError:
+        return None
+
+
+def _by_psutil(pid: int) -> Optional[Tuple[Listener, ...]]:
+    """On any system. The unix sockets are all that have a name."""
+    try:
+        process = psutil.Process(pid)
+        return (
+            *(
+                Listener(one.laddr.ip, one.laddr.port)
+                for one in processes.connections(process, "tcp")
+                if one.status == psutil.CONN_LISTEN
+            ),
+            *(
+                Listener(str(one.laddr), -1)
+                for one in processes.connections(process, "unix")
+                if one.laddr
+            ),
+        )
     except (psutil.Error, OSError):
         return None
 
 
-def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
-    """As :func:`listening`, from one look at all processes that is taken when it is first asked.
+def _table() -> Optional[Dict[int, Listener]]:
+    """Every socket that listens, by inode; ``None`` where the system does not tell.
 
-    Where the system shows no other user's sockets to us, each process is asked by itself.
+    psutil reads the tables of /proc instead, which take the kernel as long for every connection
+    that there could be (inet_diag.c walks the listening ones alone).
     """
-    guard = threading.Lock()
-    tcp: Dict[Optional[int], List[Any]] = {}
-    paths: List[Optional[Dict[int, str]]] = []
-
-    def from_table(pid: int) -> Optional[Tuple[Listener, ...]]:
-        with guard:
-            if not paths:
-                try:
-                    for connection in psutil.net_connections("tcp"):
-                        tcp.setdefault(connection.pid, []).append(connection)
-                except (psutil.Error, OSError):
-                    tcp.clear()
-                paths.append(_listening_paths(os.getpid()))
-        if pid not in tcp:
-            return listening(pid)
-        try:
-            return (*_tcp_listeners(pid, tcp[pid]), *_unix_listeners(pid, paths[0]))
-        except (psutil.Error, OSError):
-            return None
-
-    return from_table
-
-
-def _tcp_listeners(pid: int, connections: Iterable[Any]) -> Iterator[Listener]:
-    for connection in connections:
-        if connection.status == psutil.CONN_LISTEN:
-            inode = _inode(pid, connection.fd)
-            yield Listener(connection.laddr.ip, connection.laddr.port, inode)
-
-
-def _inode(pid: int, descriptor: int) -> Optional[int]:
-    try:
-        match = _SOCKET_LINK.match(os.readlink("/proc/%d/fd/%d" % (pid, descriptor)))
-    except OSError:
+    paths = _listening_paths(os.getpid())
+    if paths is None or not hasattr(socket, "AF_NETLINK"):
         return None
-    return int(match.group(1)) if match else None
+    found = {inode: Listener(path, -1, inode) for inode, path in paths.items()}
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for listener in _diagnosed(family):
+                found[listener.inode or 0] = listener
+    except (OSError, struct.error):
+        return None
+    return found
 
 
-def _unix_listeners(pid: int, paths: Optional[Dict[int, str]]) -> Iterator[Listener]:
-    """The listening unix sockets of a process; elsewhere than on Linux, all that have a name."""
-    if paths is None:
-        for connection in processes.connections(psutil.Process(pid), "unix"):
-            if connection.laddr:
-                yield Listener(str(connection.laddr), -1)
-    else:
-        for inode in socket_inodes(pid) or ():
-            if inode in paths:
-                yield Listener(paths[inode], -1, inode)
+def _diagnosed(family: int) -> Iterator[Listener]:
+    """The TCP sockets of a family that listen (sock_diag(7)).
+
+    :raises OSError: the kernel has no answer.
+    """
+    request = struct.pack("=BBBxI48x", family, socket.IPPROTO_TCP, 0, 1 << _TCP_LISTEN)
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, flags, 1, 0)
+    size = 4 if family == socket.AF_INET else 16
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1.0)
+        kernel.sendto(header + request, (0, 0))
+        while True:
+            data = kernel.recv(1 << 16)
+            while data:
+                length, kind, _flags, _number, _port = _HEADER.unpack_from(data)
+                message, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+                if kind == _NLMSG_DONE:
+                    return
+                if kind != _SOCK_DIAG_BY_FAMILY:
+                    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+                (port,) = struct.unpack_from("!H", message, 4)
+                (inode,) = struct.unpack_from("=I", message, 68)
+                yield Listener(socket.inet_ntop(family, message[8 : 8 + size]), port, inode)
 
 
 def holder_of(control_path: str) -> Optional[int]:
@@ -132,19 +176,12 @@ def holder_of(control_path: str) -> Optional[int]:
     the name the system knows.
     """
 
-    def is_it(path: str) -> bool:
-        return processes.names_socket(path, control_path)
-
-    paths = _listening_paths(os.getpid())
-    if paths is not None:
-        # One look at the table instead of one for each process.
-        paths = {inode: path for inode, path in paths.items() if is_it(path)}
-        if not paths:
-            return None
+    look = snapshot()
     for process in psutil.process_iter():
         try:
             if process.name() == "ssh" and any(
-                is_it(listener.address) for listener in _unix_listeners(process.pid, paths)
+                listener.port == -1 and processes.names_socket(listener.address, control_path)
+                for listener in look(process.pid) or ()
             ):
                 return int(process.pid)
         except (psutil.Error, OSError):

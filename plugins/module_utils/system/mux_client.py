@@ -42,6 +42,9 @@ from ..protocol.wire import Frames
 R = TypeVar("R")
 Self = TypeVar("Self", bound="_Passenger")
 
+#: How many requests are made before they are sent.
+_AT_ONCE = 50
+
 #: How often to knock again at a listener whose backlog is full, in seconds.
 _KNOCK = 0.01
 
@@ -312,12 +315,18 @@ class MuxClient:
         self, requests: Sequence[messages.Request[Any]], descriptors: Sequence[int] = ()
     ) -> Iterator[Tuple[int, messages.Reply]]:
         """Send the requests, and yield each reply with the index of its request."""
-        waiting = {}
+        waiting: Dict[int, int] = {}
         frames = []
         for index, request in enumerate(requests):
             request_id = next(self._ids)
             waiting[request_id] = index
             frames.append(request.encode(request_id))
+            if len(frames) == _AT_ONCE:
+                # The master works on these while the next ones are made.
+                self._queue(b"".join(frames))
+                frames.clear()
+                if not self._deaf:
+                    self._write()
         self._queue(b"".join(frames))
         for descriptor in descriptors:
             # One each, as the master takes them, and never with other bytes, which it reads in a

@@ -19,11 +19,12 @@ import tempfile
 import time
 from typing import IO, Callable, Dict, List, Optional, Sequence
 
-from ..model import diagnosis, target
+from ..model import diagnosis, ssh_inputs, target
 from ..model.errors import MuxError
 from ..model.target import Argument
-from . import askpass, listeners, master_log, processes
+from . import askpass, listeners, master_log, processes, ssh_answers
 from .askpass import Secrets
+from .ssh_answers import Answer
 
 #: A bound on ssh invocations that stay on this machine, in seconds: a ``Match exec`` of the
 #: user's configuration may hang.
@@ -47,6 +48,7 @@ class Ssh:
         self._executable = executable
         self._log = log
         self._found: Optional[str] = None
+        self._version: Optional[str] = None
 
     @property
     def path(self) -> str:
@@ -73,19 +75,34 @@ class Ssh:
 
         :raises MuxError: ``invalid`` where ssh refuses an option, a value or a file.
         """
+        # -v says what it reads, and its version; before all others, because the first level counts.
         # Without -T it would complain that it gets no terminal.
-        command = [self.path, *target.flatten(arguments), "-T", "-G"]
+        command = [self.path, "-v", *target.flatten(arguments), "-T", "-G"]
         if control_path is not None:
             command += ["-S", control_path]
-        result = self._run([*command, "--", host])
+        command += ["--", host]
+        question = ssh_answers.question(command)
+        answer = None if question is None else ssh_answers.recall(question)
+        if question is not None and answer is not None:
+            self._log("ssh -G for %s: what it reads is as it was for %s" % (host, question.path))
+            self._version = answer.version
+            return dict(answer.effective)
+        result = self._run(command)
+        heard = ssh_inputs.heard(result.stderr)
         if result.returncode != 0:
-            raise MuxError("invalid", "ssh refuses its configuration: " + _joined(result.stderr))
-        return target.parse_effective(result.stdout)
+            raise MuxError("invalid", "ssh refuses its configuration: " + _joined(heard.errors))
+        effective = target.parse_effective(result.stdout)
+        self._version = heard.version
+        if question is not None and heard.version is not None:
+            ssh_answers.keep(question, Answer(effective, heard.version), heard.files)
+        return effective
 
     def version(self) -> str:
         """The version as ``ssh -V`` gives it, such as ``OpenSSH_9.2p1``."""
-        words = re.split(r"[\s,]", self._run([self.path, "-V"]).stderr.strip(), maxsplit=1)
-        return words[0]
+        if self._version is None:
+            words = re.split(r"[\s,]", self._run([self.path, "-V"]).stderr.strip(), maxsplit=1)
+            self._version = words[0]
+        return self._version
 
     def _run(self, command: List[str]) -> subprocess.CompletedProcess[str]:
         try:

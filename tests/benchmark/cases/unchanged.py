@@ -78,8 +78,9 @@ def measure(*, quick: bool) -> Results:
         how = (
             f"One task over {hosts} inventory hosts with a master each, five forks, from the start"
             " of the task to the start of the next one. The tasks follow each other in one run."
-            " A task that names its master by host asks `ssh -G` for the socket and for what"
-            " may have changed in the configuration; one that gives `control_path` does not."
+            " A task that names its master by host needs `ssh -G`, or its answer from before, for"
+            " the socket and for what may have changed in the configuration; one that gives"
+            " `control_path` does not."
         )
         findings += [
             Finding(

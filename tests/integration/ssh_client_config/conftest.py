@@ -93,9 +93,9 @@ class Person:
             **how,
         )
 
-    def effective(self, host: str) -> dict[str, str]:
+    def effective(self, host: str, *options: str) -> dict[str, str]:
         """What is in force for a host, and it works."""
-        said = self.run("ssh", "-G", "--", host)
+        said = self.run("ssh", *options, "-G", "--", host)
         assert said.returncode == 0, said
         return dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
 

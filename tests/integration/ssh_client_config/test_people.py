@@ -16,22 +16,11 @@ from typing import Any
 import pytest
 
 from tests.integration.ssh_client_config.conftest import Person
+from tests.support.accounts import change
 from tests.support.sshd import Sshd
 from tests.support.tasks import CHANGES, STAYS, Tasks
-from tests.support.waiting import wait_for
 
 MakePerson = Callable[[], Person]
-
-
-def change(*command: str) -> None:
-    """Change the accounts; other tests may hold the lock of /etc/passwd."""
-
-    def done() -> bool:
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert said.returncode == 0 or "lock" in said.stderr, said.stderr
-        return said.returncode == 0
-
-    wait_for(done, f"{command[0]} succeeds", 30)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_without_a_directory_only_those_share_who_have_one() -> None:
     plain, sharing = client.hosts([{"name": "b", "aliases": ["c"]}])
     assert plain == {"host": "b c", "options": {**WHERE, **REST}}
     assert sharing == {
-        "match": 'originalhost b,c exec "test -d ~/.ssh"',
+        "match": "originalhost b,c exec \"test -d '%d/.ssh' && expr '%d' : '.*' '<=' 36\"",
         "options": {**SHARING, "ControlPath": "~/.ssh/mux-%C"},
     }
 

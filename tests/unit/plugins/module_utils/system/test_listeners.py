@@ -95,6 +95,28 @@ def test_what_a_process_listens_on(
     assert set(look(os.getpid()) or ()) == before
 
 
+def test_a_kernel_that_tells_nothing(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listen(("127.0.0.1", 0)) as tcp, listen_unix(work / "a"):
+        expected = {(one.address, one.port) for one in listeners.listening(os.getpid()) or ()}
+        assert tcp.getsockname() in expected
+        # A protocol of netlink that there is not.
+        monkeypatch.setattr(listeners, "_NETLINK_SOCK_DIAG", 255)
+        seen = {(one.address, one.port) for one in listeners.listening(os.getpid()) or ()}
+        assert expected <= seen
+
+
+@on_linux
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network")
+def test_a_process_in_another_network_cannot_be_seen() -> None:
+    command = ["unshare", "--net", "sh", "-c", "echo; read line"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert [look(process.pid) for look in LOOKS] == [None, None]
+        process.communicate(b"\n")
+
+
 @on_linux
 @pytest.mark.parametrize("name", ["a b", " a", "a  b", "ü:1", "a\rb", "[x]", "a\\b", b"\xff\xfe"])
 @pytest.mark.parametrize("look", LOOKS, ids=["process", "snapshot"])

@@ -129,13 +129,32 @@ def test_its_configuration(script: Script, work: Path) -> None:
         "setenv": ["A=\udcff\x85"],
         "identityfile": ["a", "b"],
     }
-    assert (work / "arguments").read_text().split() == "-p 22 -T -G -S /s -- bastion".split()
+    assert (work / "arguments").read_text().split() == "-v -p 22 -T -G -S /s -- bastion".split()
     ssh.effective(arguments, "bastion", None)
-    assert (work / "arguments").read_text().split() == "-p 22 -T -G -- bastion".split()
+    assert (work / "arguments").read_text().split() == "-v -p 22 -T -G -- bastion".split()
+
+
+@pytest.mark.parametrize(
+    "said", ["OpenSSH_9.2p1 Debian-2, OpenSSL 3", "debug1: OpenSSH_9.2p1, X 1"]
+)
+def test_the_version_is_said_beside_the_configuration(
+    script: Script, work: Path, said: str
+) -> None:
+    ssh = script(f"echo >>$here/calls; echo '{said}' >&2; echo 'user me'")
+    ssh.effective([], "bastion", None)
+    assert ssh.version() == "OpenSSH_9.2p1"
+    assert (work / "calls").read_text() == "\n"
 
 
 def test_a_configuration_that_it_refuses(script: Script) -> None:
-    ssh = script(r"printf 'line 1: Bad\r\n\n/c: terminating \377\n' >&2; exit 255")
+    ssh = script(
+        r"""
+        echo 'debug1: OpenSSH_10.0p2 Debian-7, OpenSSL 3.5.9 29 Sep 2026' >&2
+        echo 'debug1: Reading configuration data /c' >&2
+        printf 'line 1: Bad\r\n\n/c: terminating \377\n' >&2
+        exit 255
+        """
+    )
     error = failure(ssh.effective, [], "bastion", None)
     assert error.reason == "invalid"
     assert error.message.endswith("refuses its configuration: line 1: Bad; /c: terminating \udcff")
@@ -145,7 +164,7 @@ def test_a_configuration_that_hangs(script: Script, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ssh_module, "_LOCAL_TIMEOUT", 0.3)
     error = failure(script("exec sleep 60").effective, [], "bastion", None)
     assert error.reason == "timeout"
-    assert "ssh -T -G -- bastion gave no answer" in error.message
+    assert "ssh -v -T -G -- bastion gave no answer" in error.message
 
 
 # The start of a master
