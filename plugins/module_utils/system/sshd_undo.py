@@ -345,6 +345,9 @@ def digest(path: str) -> Optional[str]:
     try:
         if os.path.islink(path):
             return "link " + os.readlink(path)
+        if not os.path.isfile(path):
+            # A pipe would wait for somebody who writes.
+            return "special" if os.path.exists(path) else None
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:

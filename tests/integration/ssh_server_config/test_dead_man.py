@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.integration.ssh_server_config.conftest import NEW, Server
+from tests.support.sshd import sshd_path
 from tests.support.tasks import Tasks
 from tests.support.waiting import wait_for
 
@@ -240,3 +241,76 @@ def test_a_run_that_was_killed_half_way_is_undone_by_the_next(
     assert server.tree() == before
     assert server.login() == "old"
     assert server.timers() == []
+
+
+def test_a_module_that_is_killed_in_the_middle_is_undone(
+    server: Server, tasks: Tasks, work: Path
+) -> None:
+    """By the next run, although its deadline is far away."""
+    before = server.tree()
+    stuck = work / "stuck"
+    program = work / "sshd"
+    # It hangs where the module asks about the files that are in place by now.
+    program.write_text(
+        f"#!/bin/sh\n"
+        f'if [ -e {server.drop_in} ] && [ "$1" = -T ] && [ "$5" = {server.config} ]; then\n'
+        f"  echo $$ $PPID > {stuck}.new; mv {stuck}.new {stuck}; exec sleep 60\n"
+        f"fi\n"
+        f'exec {sshd_path()} "$@"\n'
+    )
+    program.chmod(0o755)
+
+    def kill() -> None:
+        wait_for(stuck.exists, "it is stuck", 60)
+        for pid in stuck.read_text().split()[::-1]:
+            psutil.Process(int(pid)).kill()
+
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill)
+        task = tasks.task(sshd_executable=str(program), confirm_within=LONG)
+        result = tasks.play(task).task("do")
+        killed.result()
+    assert result.event == "failed"
+    assert server.drop_in.exists()
+    assert server.pending.exists()
+    failed = tasks.fails(state="confirmed")
+    assert "killed before it was done" in failed.msg
+    assert server.login() == "old"
+    assert tasks.one(state="absent", options=None).changed
+    assert server.tree() == before
+    assert server.timers() == []
+
+
+def test_an_sshd_that_was_started_anew_meanwhile_is_found(server: Server, tasks: Tasks) -> None:
+    tasks.one(confirm_within=LONG)
+    server.process.kill()
+    server.process.wait()
+    program = sshd_path()
+    assert program
+    start = [program, "-f", str(server.config), "-E", str(server.sshd.log_file)]
+    subprocess.run(start, check=True, timeout=30)
+    daemon = wait_for(lambda: listener(server.sshd.port), "it listens")
+    assert daemon
+    try:
+        assert server.login() == "new"
+        tasks.one(state="restored")
+        assert server.login() == "old"
+        assert listener(server.sshd.port) == daemon
+    finally:
+        daemon.kill()
+
+
+def test_an_sshd_that_has_ended_meanwhile_is_started_again(server: Server, tasks: Tasks) -> None:
+    tasks.one(confirm_within=LONG)
+    server.process.kill()
+    server.process.wait()
+    # Now is the deadline.
+    (server.pending / "deadline").write_text("0")
+    server.until_undone()
+    revived = wait_for(lambda: listener(server.sshd.port), "it listens")
+    assert revived
+    try:
+        assert server.login() == "old"
+    finally:
+        revived.kill()
+    tasks.one(state="restored")

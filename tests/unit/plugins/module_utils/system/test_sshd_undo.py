@@ -73,6 +73,7 @@ def top(tmp_path: Path) -> Path:
     (tmp_path / "files/keys").mkdir(parents=True)
     (tmp_path / "files/keys/alice").write_bytes(b"key")
     (tmp_path / "files/link").symlink_to("/etc/passwd")
+    os.mkfifo(str(tmp_path / "files/pipe"))
     return tmp_path
 
 
@@ -99,6 +100,7 @@ def plan(top: Path, *, changes: bool = True) -> Plan:
             write("sshd_config", b"Port 23\n", keeps=True),
             write("files/keys/alice", None),
             write("files/link", None),
+            *([write("files/pipe", None)] if (files / "pipe").exists() else []),
         ],
     )
 
@@ -128,7 +130,7 @@ def test_a_change_is_made_and_undone(top: Path) -> None:
     assert tree(top) == before
 
 
-@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("steps", range(10))
 def test_half_a_change_is_undone_and_half_undone_is_undone(top: Path, steps: int) -> None:
     """Killed after so many steps of the change, and once more in the middle of undoing it."""
     before = tree(top)
@@ -144,7 +146,7 @@ def test_half_a_change_is_undone_and_half_undone_is_undone(top: Path, steps: int
         *(partial(sshd_change._write, write) for write in what.writes),
         *(partial(os.rmdir, path) for path in what.removed),
     ]
-    assert len(actions) == 8
+    assert len(actions) == 9
     for action in actions[:steps]:
         action()
     real = os.replace
@@ -181,6 +183,7 @@ def test_another_file_system_is_copied_to(top: Path, monkeypatch: pytest.MonkeyP
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", link)
+    (top / "files/pipe").unlink()
     before = tree(top)
     what = plan(top)
     change = begin(top, what)
