@@ -289,10 +289,9 @@ unverified:
   returned: O(state=present) and O(state=absent)
 reload:
   description:
-    - V(done) - sshd has reloaded, and answers.
-    - V(unneeded) - nothing was changed, or it was check mode.
-    - V(off) - O(reload) is V(false).
-    - V(nobody listens) - there is no sshd to tell; the next connection starts one.
+    - With V(done), sshd has reloaded and answers. V(unneeded) is said where nothing was changed and
+      in check mode, V(off) with O(reload=false), and V(nobody listens) where there is no sshd to
+      tell, because the next connection starts one.
   type: str
   returned: O(state=present) and O(state=absent)
 mismatches:
