@@ -97,6 +97,13 @@ class Stage:
                 self.until.enter_context(connect(("127.0.0.1", port), timeout=0.3))
         return port
 
+    def busy(self) -> Target:
+        """A bastion on which somebody else is about to log in: it takes one at a time."""
+        target = self.target(sshd={"MaxStartups": "1"})
+        other = self.until.enter_context(connect(("127.0.0.1", self.bastion.port)))
+        assert other.recv(4) == b"SSH-"
+        return target
+
     def page(self) -> int:
         """The port of a web server."""
         return int(self.until.enter_context(Page()).port)
@@ -258,6 +265,11 @@ FAILURES: dict[str, tuple[Make, str, str]] = {
         lambda stage: stage.elsewhere(stage.page()),
         "unreachable",
         "kex_exchange_identification: ",
+    ),
+    "a server that takes no more logins": (
+        lambda stage: stage.busy(),
+        "unreachable",
+        "^no master to bastion: kex_exchange_identification: .*Connection .*MaxStartups",
     ),
     "no cipher that both know": (
         lambda stage: stage.target(sshd={"Ciphers": "aes128-ctr"}, ssh={"Ciphers": "aes256-ctr"}),

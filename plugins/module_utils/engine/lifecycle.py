@@ -194,6 +194,13 @@ def forget(control_path: str) -> None:
     master_log.remove(control_path)
 
 
+def clean(control_path: str, found: Observation) -> None:
+    """Remove the sockets of a master that is gone: its own, and those of its forwardings."""
+    listeners.remove_dead_socket(control_path)
+    if found.lost is not None:
+        _remove_sockets(found.lost.records)
+
+
 def close(place: Place, found: Observation, context: Context) -> None:
     """End a master and whatever runs through it; wait until it is gone."""
     with contextlib.suppress(MuxClientError):

@@ -188,7 +188,7 @@ def _carry_out(
         elif step == plans.STOP:
             lifecycle.stop(path, found, context, timeout=place.timeout)
         elif step == plans.CLEAN:
-            listeners.remove_dead_socket(path)
+            lifecycle.clean(path, found)
         elif step == plans.OPEN:
             found = lifecycle.open_master(place, context, lock)
         else:

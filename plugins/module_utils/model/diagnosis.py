@@ -34,6 +34,13 @@ _SIGNS = tuple(
 #: Lines that tell a person nothing about the failure.
 _NOISE = re.compile(r"Warning: Permanently added|debug\d:")
 
+#: Why a server hangs up at once stands in its log alone.
+_HUNG_UP = re.compile(r"^kex_exchange_identification: (?:read: )?Connection ", re.MULTILINE)
+_LOOK_THERE = (
+    "the server hung up before the login: look in its log for MaxStartups (too many logins at once),"
+    " PerSourcePenalties or a full disk"
+)
+
 LOST_RACE = re.compile(r"^ControlSocket .* already exists, disabling multiplexing", re.MULTILINE)
 
 
@@ -51,6 +58,8 @@ def diagnose(own: str, others: str = "") -> Tuple[str, str]:
         for reason, pattern in _SIGNS:
             if pattern.search(part):
                 return reason, text
+    if _HUNG_UP.search(text):
+        text += "\n" + _LOOK_THERE
     return "unreachable", text
 
 

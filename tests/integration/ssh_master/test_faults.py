@@ -237,6 +237,18 @@ class TestLost:
         assert tasks.one(restore=False)["master"]["forwards"] == []
         assert not listens(("127.0.0.1", tunnel.port))
 
+    def test_one_that_is_closed_instead_leaves_nothing(
+        self, tasks: Tasks, work: Path, path: Path
+    ) -> None:
+        socket = work / "f"
+        pid = tasks.one(local=[f"{socket}:a:1"])["master"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not alive(pid), "the end of the master")
+        assert socket.exists()
+        assert tasks.rows(state="absent").changed == CHANGES
+        assert not socket.exists()
+        assert os.listdir(path.parent) == []
+
     def test_a_bastion_that_was_rebooted(
         self, tasks: Tasks, opened: Any, tunnel: Tunnel, bastion: Sshd
     ) -> None:

@@ -22,6 +22,11 @@ DENIED = "me@bastion: Permission denied (publickey)."
 CHANGED = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @"
 UNVERIFIED = "Host key verification failed."
 CLOSED = "Connection closed by UNKNOWN port 65535"
+DROPPED = "kex_exchange_identification: read: Connection reset by peer"
+LOOK_THERE = (
+    "the server hung up before the login: look in its log for MaxStartups (too many logins at once),"
+    " PerSourcePenalties or a full disk"
+)
 NO_SPACE = "No space left on device"
 FULL = f"cannot bind to path /a.KrfLjaSikvFdp8sW: {NO_SPACE}"
 TIMED_OUT = "ssh: connect to host bastion port 22: Connection timed out"
@@ -38,6 +43,9 @@ TIMED_OUT = "ssh: connect to host bastion port 22: Connection timed out"
         (f"debug1: timed out\nWarning: Permanently added 'x'\n{DENIED}", "", "auth_failed", DENIED),
         # The gravest of several.
         (f"{CHANGED}\n{UNVERIFIED}", "", "host_key_changed", f"{CHANGED}\n{UNVERIFIED}"),
+        # Who is dropped is not told why.
+        (DROPPED, "", "unreachable", f"{DROPPED}\n{LOOK_THERE}"),
+        (CLOSED, DROPPED, "unreachable", f"{DROPPED}\n{CLOSED}\n{LOOK_THERE}"),
         # A hop says why, and the target's own ssh only that it is gone.
         (CLOSED, DENIED, "auth_failed", f"{DENIED}\n{CLOSED}"),
         (CLOSED, UNVERIFIED, "host_key_unknown", f"{UNVERIFIED}\n{CLOSED}"),
