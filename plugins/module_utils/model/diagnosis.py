@@ -37,8 +37,8 @@ _NOISE = re.compile(r"Warning: Permanently added|debug\d:")
 #: Why a server hangs up at once stands in its log alone.
 _HUNG_UP = re.compile(r"^kex_exchange_identification: (?:read: )?Connection ", re.MULTILINE)
 _LOOK_THERE = (
-    "the server hung up before the login: look in its log for MaxStartups (too many logins at once),"
-    " PerSourcePenalties or a full disk"
+    "the server hung up before the login: look in its log for MaxStartups (too many logins at"
+    " once), PerSourcePenalties or a full disk"
 )
 
 LOST_RACE = re.compile(r"^ControlSocket .* already exists, disabling multiplexing", re.MULTILINE)

@@ -24,8 +24,8 @@ UNVERIFIED = "Host key verification failed."
 CLOSED = "Connection closed by UNKNOWN port 65535"
 DROPPED = "kex_exchange_identification: read: Connection reset by peer"
 LOOK_THERE = (
-    "the server hung up before the login: look in its log for MaxStartups (too many logins at once),"
-    " PerSourcePenalties or a full disk"
+    "the server hung up before the login: look in its log for MaxStartups (too many logins at"
+    " once), PerSourcePenalties or a full disk"
 )
 NO_SPACE = "No space left on device"
 FULL = f"cannot bind to path /a.KrfLjaSikvFdp8sW: {NO_SPACE}"
