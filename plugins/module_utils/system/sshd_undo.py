@@ -282,7 +282,7 @@ def settle(plan: Dict[str, Any]) -> None:
     listener = plan["listener"]
     if listener is None:
         return
-    addresses = [(host, port) for host, port in plan["addresses"]]
+    addresses: List[Address] = [(one[0], one[1]) for one in plan["addresses"]]
     there = listener if is_there(listener) else find(addresses)
     if there is not None:
         try:

@@ -55,7 +55,7 @@ def test_what_sshd_does_not_know_is_left_out_below_its_condition_alone() -> None
     assert settings[3] is not None
     assert settings[3].as_dict() == {"keyword": "Foo", "match": "all"}
     less = drop_in.without({settings[3]})
-    assert [line for line, _ in less.lines()] == ["Foo x", "Port 1", "Match all", "    Bar 1"]
+    assert [line for line, _setting in less.lines()] == ["Foo x", "Port 1", "Match all", "    Bar 1"]
 
 
 @pytest.mark.parametrize(
