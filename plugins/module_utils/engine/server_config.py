@@ -139,6 +139,7 @@ def run(params: Mapping[str, Any], *, check_mode: bool) -> Dict[str, Any]:
     if os.geteuid() != 0:
         raise MuxError("invalid", "only root can change sshd's configuration: use become")
     request = _request(params, check_mode)
+    _check_directory("config_path", os.path.dirname(request.config))
     verb = {"confirmed": _confirmed, "restored": _restored}.get(params["state"])
     if verb is not None:
         with sshd_change.locked(request.config):
@@ -261,18 +262,12 @@ def _seen(request: Request) -> Seen:
     :raises MuxError: ``invalid``.
     """
     places = (
-        ("config_path", os.path.dirname(request.config)),
         ("drop_in", os.path.dirname(request.drop_in_path)),
         ("directory", os.path.dirname(request.directory)),
         ("directory", request.directory),
     )
     for name, path in places:
-        if os.path.islink(path):
-            raise MuxError("invalid", "%s: %s is a symbolic link" % (name, path))
-        try:
-            control_dir.check(path, name)
-        except MuxError as error:
-            raise MuxError("invalid", error.message) from None
+        _check_directory(name, path)
     config = user_file.read(request.config, most=_MOST)
     drop_in = user_file.read(request.drop_in_path, most=_MOST)
     if config is None:
@@ -291,6 +286,19 @@ def _seen(request: Request) -> Seen:
             % request.directory,
         )
     return Seen(config, drop_in, paths, statuses)
+
+
+def _check_directory(name: str, path: str) -> None:
+    """Make sure that nobody but root can put anything into a directory, or another in its place.
+
+    :raises MuxError: ``invalid``.
+    """
+    if os.path.islink(path):
+        raise MuxError("invalid", "%s: %s is a symbolic link" % (name, path))
+    try:
+        control_dir.check(path, name)
+    except MuxError as error:
+        raise MuxError("invalid", error.message) from None
 
 
 def _planned(request: Request, sshd: Sshd, seen: Seen) -> Tuple[Plan, Verdict]:
@@ -439,7 +447,8 @@ def _plan(request: Request, seen: Seen, config: bytes, body: Optional[bytes]) ->
         for path, one in wanted.items():
             before = _before(path, seen)
             if before != one.content or not _is_as(seen.statuses.get(path), one.mode):
-                writes.append(Write(path, before, one.content, one.mode, keeps=False))
+                secret = not one.mode & 0o004 or _is_secret(path, seen)
+                writes.append(Write(path, before, one.content, one.mode, False, secret))
     ours = [
         Write(request.drop_in_path, seen.drop_in, body, 0o600, keeps=True),
         Write(request.config, seen.config, config, 0o600, keeps=True),
@@ -454,7 +463,7 @@ def _plan(request: Request, seen: Seen, config: bytes, body: Optional[bytes]) ->
             if path not in folders:
                 removed.append(path)
         elif path not in wanted:
-            writes.append(Write(path, _before(path, seen), None, 0, keeps=False))
+            writes.append(Write(path, _before(path, seen), None, 0, False, _is_secret(path, seen)))
     if not present:
         if os.path.isdir(request.directory):
             removed.append(request.directory)
@@ -480,6 +489,12 @@ def _before(path: str, seen: Seen) -> Optional[bytes]:
     if status is None or not stat.S_ISREG(status.st_mode):
         return None
     return user_file.read(path)
+
+
+def _is_secret(path: str, seen: Seen) -> bool:
+    """Whether others may not read a file."""
+    status = seen.statuses.get(path)
+    return status is not None and not status.st_mode & 0o004
 
 
 def _mode(status: os.stat_result) -> int:
@@ -552,12 +567,14 @@ def _diff(plan: Plan) -> List[Dict[str, str]]:
         {
             "before_header": write.path,
             "after_header": write.path,
-            "before": _text(write.before),
-            "after": _text(write.after),
+            "before": _text(write.before, write.secret),
+            "after": _text(write.after, write.secret),
         }
         for write in plan.writes
     ]
 
 
-def _text(content: Optional[bytes]) -> str:
+def _text(content: Optional[bytes], secret: bool) -> str:
+    if content and secret:
+        return "(%d bytes that others may not read)\n" % len(content)
     return (content or b"")[:_SHOWN].decode("utf-8", "backslashreplace")

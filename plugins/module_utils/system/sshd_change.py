@@ -48,6 +48,7 @@ class Write:
     :ivar after: ``None``: it goes.
     :ivar mode: of a new file, which is root's.
     :ivar keeps: whether owner, group, mode and other attributes of the old one stay.
+    :ivar secret: whether others may not see what is in it.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Write:
     after: Optional[bytes]
     mode: int
     keeps: bool
+    secret: bool = False
 
 
 @dataclass(frozen=True)

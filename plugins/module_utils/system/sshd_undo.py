@@ -64,6 +64,9 @@ TIMEOUT = 20.0
 #: does not hear (sshd.c, sighup_restart).
 _AGAIN = 4.0
 
+#: How often to try to undo a change.
+_TRIES = 10
+
 #: Where systemd runs the machine.
 SYSTEMD = "/run/systemd/system"
 
@@ -75,6 +78,10 @@ Address = Tuple[str, int]
 
 class Failure(Exception):
     """It could not be done."""
+
+
+class Busy(Failure):
+    """Somebody else is at it."""
 
 
 def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
@@ -301,14 +308,14 @@ def settle(plan: Dict[str, Any]) -> None:
 def locked(config: str, timeout: Optional[float] = None) -> Iterator[None]:
     """Hold the lock of a configuration: a lock on its directory, which leaves nothing behind.
 
-    :raises Failure: somebody else held it all the time.
+    :raises Busy: somebody else held it all the time.
     """
     descriptor = os.open(os.path.dirname(config), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if timeout is None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         elif not wait_until(lambda: _try_lock(descriptor), timeout):
-            raise Failure("another run held %s for %g seconds" % (config, timeout))
+            raise Busy("another run held %s for %g seconds" % (config, timeout))
         yield
     finally:
         os.close(descriptor)
@@ -492,22 +499,24 @@ def watch(folder: str) -> None:
         if left > 0:
             time.sleep(min(left, 0.2))
             continue
-        with locked(plan["config"]):
-            # It may have been confirmed, or given more time, while the other held the lock.
-            left = _left(folder, plan["token"])
-            if left is None or left > 0:
-                continue
-            say = "nobody confirmed the change of %s in time" % plan["config"]
-            try:
+        say = "nobody confirmed the change of %s in time" % plan["config"]
+        try:
+            # Not for long: who has the lock may be confirming it, and waits for us to see that.
+            with locked(plan["config"], 0.5):
+                left = _left(folder, plan["token"])
+                if left is None or left > 0:
+                    continue
+                tries += 1
                 undo(folder, say)
                 syslog.syslog(syslog.LOG_WARNING, say + ": it is undone")
                 return
-            except (OSError, Failure) as error:
-                syslog.syslog(syslog.LOG_ERR, "%s, and to undo it failed: %s" % (say, error))
-                tries += 1
-                if tries == 10:
-                    return
-        time.sleep(3)
+        except Busy:
+            continue
+        except (OSError, Failure) as error:
+            syslog.syslog(syslog.LOG_ERR, "%s, and to undo it failed: %s" % (say, error))
+            if tries == _TRIES:
+                return
+            time.sleep(3)
 
 
 def main(folder: str, *now: str) -> None:

@@ -314,3 +314,17 @@ def test_an_sshd_that_has_ended_meanwhile_is_started_again(server: Server, tasks
     finally:
         revived.kill()
     tasks.one(state="restored")
+
+
+def test_a_place_that_others_can_write_to_tells_nobody_what_to_undo(
+    server: Server, tasks: Tasks, work: Path
+) -> None:
+    """Whoever could make the folder of a change could have root put any file anywhere."""
+    place = work / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    (place / "sshd_config").write_text("")
+    for state in ("restored", "confirmed", "absent"):
+        failed = tasks.fails(config_path=str(place / "sshd_config"), state=state, options=None)
+        assert failed["reason"] == "invalid"
+        assert "writable by others" in failed.msg

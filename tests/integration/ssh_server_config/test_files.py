@@ -93,7 +93,10 @@ def test_what_is_new_belongs_to_root(server: Server, tasks: Tasks) -> None:
         {"name": "keys/alice", "content": "key\n"},
         {"name": "secret", "content": "s\n", "mode": "0600"},
     ]
-    tasks.one(files=files)
+    result = tasks.one(files=files)
+    shown = {Path(one["after_header"]).name: one["after"] for one in result["diff"]}
+    assert shown["alice"] == "key\n"
+    assert shown["secret"] == "(2 bytes that others may not read)\n"
     made = {
         server.drop_in.parent: 0o40755,
         server.drop_in: 0o100600,

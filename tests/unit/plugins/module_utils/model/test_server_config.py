@@ -55,7 +55,12 @@ def test_what_sshd_does_not_know_is_left_out_below_its_condition_alone() -> None
     assert settings[3] is not None
     assert settings[3].as_dict() == {"keyword": "Foo", "match": "all"}
     less = drop_in.without({settings[3]})
-    assert [line for line, _setting in less.lines()] == ["Foo x", "Port 1", "Match all", "    Bar 1"]
+    assert [line for line, _setting in less.lines()] == [
+        "Foo x",
+        "Port 1",
+        "Match all",
+        "    Bar 1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +308,7 @@ def test_a_connection_that_could_be_another_is_refused(user: str) -> None:
         ({"port": ["22"]}, {"port": ["23"]}, (), [("port", ("23",), ("22",))]),
         ({"port": ["22"]}, {"port": ["23"]}, ("port",), []),
         ({"port": ["1", "2"]}, {"port": ["2", "1"]}, (), []),
+        ({"port": ["1", "1"]}, {"port": ["1"]}, (), []),
         ({}, {"port": ["1"]}, (), [("port", ("1",), ())]),
     ],
 )

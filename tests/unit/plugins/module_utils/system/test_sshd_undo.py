@@ -225,6 +225,21 @@ def test_more_time_is_more_time(top: Path) -> None:
     assert change.state() == sshd_change.NONE
 
 
+def test_it_is_confirmed_in_the_last_moment(top: Path) -> None:
+    """The process waits for the lock by then, and we for the process."""
+    what = plan(top)
+    change = begin(top, what, 900)
+    sshd_change.apply(what)
+    change.applied()
+    with sshd_change.locked(change.config):
+        with open(Path(change.folder) / sshd_undo.TIMER, "rb") as timer:
+            change.renew(0)
+            time.sleep(0.5)
+            change.confirm()
+            assert sshd_change._can_lock(timer.fileno()), "it lives on"
+    assert change.state() == sshd_change.NONE
+
+
 def test_what_could_not_be_kept_is_not_begun(top: Path) -> None:
     before = tree(top)
     what = plan(top)
