@@ -231,12 +231,12 @@ def test_it_is_confirmed_in_the_last_moment(top: Path) -> None:
     change = begin(top, what, 900)
     sshd_change.apply(what)
     change.applied()
-    with sshd_change.locked(change.config):
-        with open(Path(change.folder) / sshd_undo.TIMER, "rb") as timer:
-            change.renew(0)
-            time.sleep(0.5)
-            change.confirm()
-            assert sshd_change._can_lock(timer.fileno()), "it lives on"
+    timer = Path(change.folder) / sshd_undo.TIMER
+    with sshd_change.locked(change.config), open(timer, "rb") as held:
+        change.renew(0)
+        time.sleep(0.5)
+        change.confirm()
+        assert sshd_change._can_lock(held.fileno()), "it lives on"
     assert change.state() == sshd_change.NONE
 
 
