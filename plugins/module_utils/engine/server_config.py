@@ -563,14 +563,17 @@ def _compare(found: Mapping[str, Sequence[str]], judged: Mapping[str, Sequence[s
 
 
 def _diff(plan: Plan) -> List[Dict[str, str]]:
+    """What the plan does, directories first."""
+    found = [(path, "", "directory\n") for path in plan.made]
+    found += [(path, "mode %04o\n" % mode, "mode 0755\n") for path, mode in plan.modes]
+    found += [
+        (one.path, _text(one.before, one.secret), _text(one.after, one.secret))
+        for one in plan.writes
+    ]
+    found += [(path, "directory\n", "") for path in plan.removed]
     return [
-        {
-            "before_header": write.path,
-            "after_header": write.path,
-            "before": _text(write.before, write.secret),
-            "after": _text(write.after, write.secret),
-        }
-        for write in plan.writes
+        {"before_header": path, "after_header": path, "before": before, "after": after}
+        for path, before, after in found
     ]
 
 

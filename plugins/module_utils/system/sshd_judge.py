@@ -147,7 +147,7 @@ class Candidate:
                 for old, new in self.moved.items():
                     text = text.replace(os.fsencode(old + "/"), os.fsencode(new + "/"))
             lines.append(text)
-        user_file.replace(place, b"".join(line + b"\n" for line in lines))
+        _write(place, b"".join(line + b"\n" for line in lines))
         return place
 
     def _matching(self, pattern: str) -> List[str]:
@@ -182,7 +182,7 @@ class Candidate:
         keys = [Option("HostKey", one) for one in self.effective().get("hostkey", ())]
         lines = [*(str(one) for one in keys), *(str(one) for one in options)]
         alone = os.path.join(self.top, "alone")
-        user_file.replace(alone, os.fsencode("".join(line + "\n" for line in lines)))
+        _write(alone, os.fsencode("".join(line + "\n" for line in lines)))
         try:
             return self.sshd.effective(alone)
         except MuxError as error:
@@ -199,16 +199,22 @@ class Candidate:
                     continue
                 try:
                     less = [*lines[:index], b"", *lines[index + 1 :]]
-                    user_file.replace(place, b"\n".join(less) + b"\n")
+                    _write(place, b"\n".join(less) + b"\n")
                     otherwise = self.effective(connection).get(keyword)
                 except MuxError:
                     # It needs this line.
                     continue
                 finally:
-                    user_file.replace(place, content)
+                    _write(place, content)
                 if otherwise != now:
                     return Line(path, index + 1, text)
         return None
+
+
+def _write(path: str, content: bytes, mode: int = 0o600) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+    os.chmod(path, mode)
 
 
 @contextlib.contextmanager
@@ -229,11 +235,13 @@ def candidate(
     """
     with tempfile.TemporaryDirectory(prefix="bastion-mux-") as top:
         moved = os.path.join(top, "directory")
+        said = b"\n".join(contents.values())
         for name, one in files.items():
-            place = os.path.join(moved, name)
-            user_file.make_directory(place)
-            user_file.replace(place, one.content)
-            os.chmod(place, one.mode)
+            # A host certificate, for one; of a thousand keys of users sshd reads none.
+            if os.fsencode(os.path.join(directory, name)) in said:
+                place = os.path.join(moved, name)
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                _write(place, one.content, one.mode)
         made = Candidate(sshd, top, contents, absent, {directory: moved})
         made.path = made.copy(config)
         yield made

@@ -287,10 +287,8 @@ def settle(plan: Dict[str, Any]) -> None:
     :raises Failure: it does not.
     """
     listener = plan["listener"]
-    if listener is None:
-        return
     addresses: List[Address] = [(one[0], one[1]) for one in plan["addresses"]]
-    there = listener if is_there(listener) else find(addresses)
+    there = listener if listener and is_there(listener) else find(addresses)
     if there is not None:
         try:
             reload(there)
@@ -298,7 +296,8 @@ def settle(plan: Dict[str, Any]) -> None:
         except Failure:
             if is_there(there):
                 raise
-    revive(listener, addresses)
+    if listener:
+        revive(listener, addresses)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -328,3 +328,20 @@ def test_a_place_that_others_can_write_to_tells_nobody_what_to_undo(
         failed = tasks.fails(config_path=str(place / "sshd_config"), state=state, options=None)
         assert failed["reason"] == "invalid"
         assert "writable by others" in failed.msg
+
+
+def test_an_sshd_that_came_since_is_told_as_well(server: Server, tasks: Tasks) -> None:
+    server.sshd.stop()
+    assert tasks.one(confirm_within=LONG)["reload"] == "nobody listens"
+    program = sshd_path()
+    assert program
+    start = [program, "-f", str(server.config), "-E", str(server.sshd.log_file)]
+    subprocess.run(start, check=True, timeout=30)
+    daemon = wait_for(lambda: listener(server.sshd.port), "it listens")
+    assert daemon
+    try:
+        assert server.login() == "new"
+        tasks.one(state="restored")
+        assert server.login() == "old"
+    finally:
+        daemon.kill()
