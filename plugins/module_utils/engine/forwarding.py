@@ -400,7 +400,7 @@ def _ask_to_open(
 ) -> List[Tuple[Record, ForwardOutcome]]:
     """Ask for all of them; those without an answer fail, and what has one stays known."""
     try:
-        return list(zip(records, client.open_forwards([to_wire(record) for record in records])))
+        return list(zip(records, client.open_forwards(map(to_wire, records))))
     except MuxClientError as error:
         answers = {outcome.forward: outcome for outcome in error.outcomes}
         reason = "timeout" if isinstance(error, MuxTimeout) else "not_running"
