@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_a_wrapper_is_asked_each_time(asker: Asker) -> None:
     for port in ("2301", "2302"):
         (asker.work / "port").write_text(port)
         assert asker.ask()[0]["port"] == [port]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_a_program_that_cannot_be_read_is_asked_each_time(asker: Asker) -> None:
+    program = asker.work / "ssh"
+    shutil.copy(shutil.which("ssh") or "", program)
+    program.chmod(0o711)
+    asker.executable = str(program)
+    asker.work.chmod(0o711)
+    os.seteuid(65534)
+    try:
+        assert asker.ask()[0]["port"] == ["2201"]
+    finally:
+        os.seteuid(0)
+    assert not asker.kept
 
 
 def renewed(asker: Asker) -> None:

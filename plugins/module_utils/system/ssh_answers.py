@@ -146,20 +146,20 @@ def _dependencies(
     asked: Question, read: Sequence[str]
 ) -> Optional[Tuple[Dict[str, _State], Dict[str, List[str]]]]:
     """The files and patterns with their states; ``None`` where they are not all of it."""
-    with open(asked.executable, "rb") as program:
-        if not program.read(4).startswith(_PROGRAMS):
-            return None
     found: List[str] = []
-    for name in read:
-        try:
+    try:
+        with open(asked.executable, "rb") as program:
+            if not program.read(4).startswith(_PROGRAMS):
+                return None
+        for name in read:
             with open(name, "rb") as file:
                 patterns = ssh_inputs.includes(file.read())
-        except OSError:
-            return None  # gone, or its name was written in another way
-        if patterns is None:
-            return None
-        for pattern in patterns:
-            found += ssh_inputs.places(pattern, asked.home, read)
+            if patterns is None:
+                return None
+            for pattern in patterns:
+                found += ssh_inputs.places(pattern, asked.home, read)
+    except OSError:
+        return None  # not readable or gone, or ssh wrote its name in another way
     matches = _matches(found)
     there = [name for names in matches.values() for name in names]
     always = [asked.executable, asked.home + "/.ssh/config", _SYSTEM, _SERVICES]
