@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ class Asker:
         ssh = Ssh(self.executable, lines.append)
         found = ssh.effective(arguments, self.host, None)
         plain = {**found, "loglevel": ["-"]}
-        command = [ssh.path, *arguments[0].values, "-T", "-G", "--", self.host]
+        command = ["timeout", "20", ssh.path, *arguments[0].values, "-T", "-G", "--", self.host]
         said = os.popen(" ".join(map(str, command))).read()
         assert plain == {**parse_effective(said), "loglevel": ["-"]}
         assert ssh.version().startswith("OpenSSH_")
@@ -141,6 +142,22 @@ def test_a_program_that_cannot_be_read_is_asked_each_time(asker: Asker) -> None:
     finally:
         os.seteuid(0)
     assert not asker.kept
+
+
+def test_a_configuration_from_a_pipe_is_left_to_ssh(asker: Asker) -> None:
+    asker.config = asker.work / "pipe"
+    os.mkfifo(asker.config)
+
+    def feed() -> None:
+        for _reader in range(2):
+            asker.config.write_text("Port 2206\n")
+            time.sleep(0.1)  # what is written at once would be read by one
+
+    writer = threading.Thread(target=feed, daemon=True)
+    writer.start()
+    assert asker.ask()[0]["port"] == ["2206"]
+    assert not asker.kept
+    writer.join()
 
 
 def renewed(asker: Asker) -> None:
