@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +51,7 @@ class Asker:
         ssh = Ssh(self.executable, lines.append)
         found = ssh.effective(arguments, self.host, None)
         plain = {**found, "loglevel": ["-"]}
-        command = [ssh.path, *arguments[0].values, "-T", "-G", "--", self.host]
+        command = ["timeout", "20", ssh.path, *arguments[0].values, "-T", "-G", "--", self.host]
         said = os.popen(" ".join(map(str, command))).read()
         assert plain == {**parse_effective(said), "loglevel": ["-"]}
         assert ssh.version().startswith("OpenSSH_")
@@ -125,6 +127,37 @@ def test_a_wrapper_is_asked_each_time(asker: Asker) -> None:
     for port in ("2301", "2302"):
         (asker.work / "port").write_text(port)
         assert asker.ask()[0]["port"] == [port]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_a_program_that_cannot_be_read_is_asked_each_time(asker: Asker) -> None:
+    program = asker.work / "ssh"
+    shutil.copy(shutil.which("ssh") or "", program)
+    program.chmod(0o711)
+    asker.executable = str(program)
+    asker.work.chmod(0o711)
+    os.seteuid(65534)
+    try:
+        assert asker.ask()[0]["port"] == ["2201"]
+    finally:
+        os.seteuid(0)
+    assert not asker.kept
+
+
+def test_a_configuration_from_a_pipe_is_left_to_ssh(asker: Asker) -> None:
+    asker.config = asker.work / "pipe"
+    os.mkfifo(asker.config)
+
+    def feed() -> None:
+        for _reader in range(2):
+            asker.config.write_text("Port 2206\n")
+            time.sleep(0.1)  # what is written at once would be read by one
+
+    writer = threading.Thread(target=feed, daemon=True)
+    writer.start()
+    assert asker.ask()[0]["port"] == ["2206"]
+    assert not asker.kept
+    writer.join()
 
 
 def renewed(asker: Asker) -> None:

@@ -14,7 +14,7 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..model.errors import MuxError
 from ..model.forward import DYNAMIC, LOCAL, REMOTE, Forward
@@ -123,7 +123,8 @@ def carry_out(
     in_place.update(opened)
     held = [record for record in observation.records if record not in gone]
     held += opened.values()
-    seen = None if observation.pid is None else listeners.listening(observation.pid)
+    inodes = None if observation.pid is None else listeners.socket_inodes(observation.pid)
+    seen = None if observation.pid is None else listeners.listening(observation.pid, inodes)
     if seen is not None:
         held, in_place = _with_inodes(held, in_place, seen, resolve)
         partial = _partly_bound(list(opened), in_place, seen, resolve)
@@ -142,7 +143,9 @@ def carry_out(
             [record for record in decided.close if record in gone], client, failures, resolve
         )
     try:
-        write_ledger(control_path, observation, tuple(held), seen or (), resolve, tuple(refused))
+        write_ledger(
+            control_path, observation, tuple(held), seen or (), inodes, resolve, tuple(refused)
+        )
     except MuxError as error:
         error.details["changed"] = True
         raise
@@ -274,12 +277,13 @@ def write_ledger(
     observation: Observation,
     records: Tuple[Record, ...],
     seen: Sequence[Listener],
+    inodes: Optional[FrozenSet[int]],
     resolve: Resolve,
     refused: Tuple[Record, ...],
 ) -> None:
     """Record what the master holds now; also for a master that somebody else opened.
 
-    :param seen: the listening sockets of its process.
+    :param seen: the listening sockets of its process, and ``inodes`` all of its sockets.
     """
     if observation.pid is None or observation.started is None:
         return  # a process that we cannot see: nothing could be checked against it later
@@ -298,7 +302,7 @@ def write_ledger(
             known,
             records=records,
             foreign=tuple(sorted(foreign - explained)),
-            inodes=listeners.socket_inodes(observation.pid) or frozenset(),
+            inodes=inodes or frozenset(),
             refused=refused,
         ),
     )
@@ -400,7 +404,7 @@ def _ask_to_open(
 ) -> List[Tuple[Record, ForwardOutcome]]:
     """Ask for all of them; those without an answer fail, and what has one stays known."""
     try:
-        return list(zip(records, client.open_forwards([to_wire(record) for record in records])))
+        return list(zip(records, client.open_forwards(map(to_wire, records))))
     except MuxClientError as error:
         answers = {outcome.forward: outcome for outcome in error.outcomes}
         reason = "timeout" if isinstance(error, MuxTimeout) else "not_running"

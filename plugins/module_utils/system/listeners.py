@@ -18,7 +18,7 @@ import stat
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from . import processes
 
@@ -71,9 +71,12 @@ def socket_inodes(pid: int) -> Optional[FrozenSet[int]]:
     return frozenset(found)
 
 
-def listening(pid: int) -> Optional[Tuple[Listener, ...]]:
-    """The listening sockets of a process; ``None`` where we may not see them."""
-    return snapshot()(pid)
+def listening(pid: int, inodes: Optional[FrozenSet[int]] = None) -> Optional[Tuple[Listener, ...]]:
+    """The listening sockets of a process; ``None`` where we may not see them.
+
+    :param inodes: all its sockets, where they were read just now.
+    """
+    return _look(pid, _table, inodes)
 
 
 def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
@@ -82,18 +85,26 @@ def snapshot() -> Callable[[int], Optional[Tuple[Listener, ...]]]:
     guard = threading.Lock()
 
     def look(pid: int) -> Optional[Tuple[Listener, ...]]:
-        if _network(pid) != _network(os.getpid()):
-            return None  # neither the kernel nor psutil tells us of another one
         with guard:
-            known = table()
-        if known is None:
-            return _by_psutil(pid)
-        inodes = socket_inodes(pid)
-        if inodes is None:
-            return None
-        return tuple(known[inode] for inode in sorted(inodes.intersection(known)))
+            return _look(pid, table)
 
     return look
+
+
+def _look(
+    pid: int,
+    table: Callable[[], Optional[Mapping[int, Listener]]],
+    inodes: Optional[FrozenSet[int]] = None,
+) -> Optional[Tuple[Listener, ...]]:
+    if _network(pid) != _network(os.getpid()):
+        return None  # neither the kernel nor psutil tells us of another one
+    known = table()
+    if known is None:
+        return _by_psutil(pid)
+    mine = socket_inodes(pid) if inodes is None else inodes
+    if mine is None:
+        return None
+    return tuple(known[inode] for inode in sorted(mine.intersection(known)))
 
 
 def _network(pid: int) -> Optional[str]:

@@ -21,8 +21,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import (
     Any,
+    Callable,
     Deque,
     Dict,
+    Iterable,
     Iterator,
     List,
     Mapping,
@@ -226,13 +228,13 @@ class MuxClient:
 
     # Many forwardings
 
-    def open_forwards(self, forwards: Sequence[WireForward]) -> List[ForwardOutcome]:
+    def open_forwards(self, forwards: Iterable[WireForward]) -> List[ForwardOutcome]:
         """Begin to forward each, in order, without waiting in between."""
-        return self._batch(forwards, [messages.OpenForward(forward) for forward in forwards])
+        return self._batch(messages.OpenForward, forwards)
 
-    def close_forwards(self, forwards: Sequence[WireForward]) -> List[ForwardOutcome]:
+    def close_forwards(self, forwards: Iterable[WireForward]) -> List[ForwardOutcome]:
         """Forward each no longer, without waiting in between."""
-        return self._batch(forwards, [messages.CloseForward(forward) for forward in forwards])
+        return self._batch(messages.CloseForward, forwards)
 
     # What takes the connection over
 
@@ -300,26 +302,35 @@ class MuxClient:
         return cast("R", reply)
 
     def _batch(
-        self, forwards: Sequence[WireForward], requests: Sequence[messages.Request[Any]]
+        self,
+        request: Callable[[WireForward], messages.Request[Any]],
+        forwards: Iterable[WireForward],
     ) -> List[ForwardOutcome]:
-        outcomes: List[Optional[ForwardOutcome]] = [None] * len(forwards)
+        asked: List[WireForward] = []
+        outcomes: Dict[int, ForwardOutcome] = {}
+
+        def requests() -> Iterator[messages.Request[Any]]:
+            for forward in forwards:
+                asked.append(forward)
+                yield request(forward)
+
         try:
-            for index, reply in self._replies(requests):
-                outcomes[index] = _outcome(forwards[index], reply)
+            for index, reply in self._replies(requests()):
+                outcomes[index] = _outcome(asked[index], reply)
         except MuxClientError as error:
-            error.outcomes = tuple(outcome for outcome in outcomes if outcome is not None)
+            error.outcomes = tuple(outcomes[index] for index in sorted(outcomes))
             raise
-        return [outcome for outcome in outcomes if outcome is not None]
+        return [outcomes[index] for index in sorted(outcomes)]
 
     def _replies(
-        self, requests: Sequence[messages.Request[Any]], descriptors: Sequence[int] = ()
+        self, requests: Iterable[messages.Request[Any]], descriptors: Sequence[int] = ()
     ) -> Iterator[Tuple[int, messages.Reply]]:
         """Send the requests, and yield each reply with the index of its request."""
-        waiting: Dict[int, int] = {}
+        waiting: Dict[int, Tuple[int, messages.Request[Any]]] = {}
         frames = []
         for index, request in enumerate(requests):
             request_id = next(self._ids)
-            waiting[request_id] = index
+            waiting[request_id] = (index, request)
             frames.append(request.encode(request_id))
             if len(frames) == _AT_ONCE:
                 # The master works on these while the next ones are made.
@@ -333,19 +344,18 @@ class MuxClient:
             # way that drops descriptors (monitor_fdpass.c, mm_receive_fd; channels.c, read_mux).
             self._queue(b"\0", [descriptor])
         while waiting:
-            index, reply = self._reply(requests, waiting)
-            yield index, reply
+            yield self._reply(waiting)
 
     def _reply(
-        self, requests: Sequence[messages.Request[Any]], waiting: Dict[int, int]
+        self, waiting: Dict[int, Tuple[int, messages.Request[Any]]]
     ) -> Tuple[int, messages.Reply]:
         try:
             reply_id, reply = messages.decode_reply(self.read_message(self._deadline()))
             if reply_id not in waiting:
                 raise ProtocolError("a reply to request %d, which is not open" % reply_id)
-            index = waiting.pop(reply_id)
-            if not isinstance(reply, requests[index].LEGAL):
-                raise ProtocolError("%r is no answer to %r" % (reply, requests[index]))
+            index, request = waiting.pop(reply_id)
+            if not isinstance(reply, request.LEGAL):
+                raise ProtocolError("%r is no answer to %r" % (reply, request))
         except BaseException:
             self.close()
             raise

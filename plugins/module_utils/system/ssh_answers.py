@@ -24,7 +24,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..model import ssh_inputs
 from ..model.errors import MuxError
-from . import control_dir
+from . import control_dir, user_file
 
 #: Where the answers lie: what is there can be made again (XDG Base Directory Specification).
 DIRECTORY = "~/.cache/bastion.mux"
@@ -146,20 +146,20 @@ def _dependencies(
     asked: Question, read: Sequence[str]
 ) -> Optional[Tuple[Dict[str, _State], Dict[str, List[str]]]]:
     """The files and patterns with their states; ``None`` where they are not all of it."""
-    with open(asked.executable, "rb") as program:
-        if not program.read(4).startswith(_PROGRAMS):
-            return None
     found: List[str] = []
-    for name in read:
-        try:
-            with open(name, "rb") as file:
-                patterns = ssh_inputs.includes(file.read())
-        except OSError:
-            return None  # gone, or its name was written in another way
-        if patterns is None:
-            return None
-        for pattern in patterns:
-            found += ssh_inputs.places(pattern, asked.home, read)
+    try:
+        with open(asked.executable, "rb") as program:
+            if not program.read(4).startswith(_PROGRAMS):
+                return None
+        for name in read:
+            content = user_file.read(os.path.realpath(name))
+            patterns = None if content is None else ssh_inputs.includes(content)
+            if patterns is None:
+                return None
+            for pattern in patterns:
+                found += ssh_inputs.places(pattern, asked.home, read)
+    except (OSError, MuxError):
+        return None  # not readable, no file, or ssh wrote its name in another way
     matches = _matches(found)
     there = [name for names in matches.values() for name in names]
     always = [asked.executable, asked.home + "/.ssh/config", _SYSTEM, _SERVICES]
