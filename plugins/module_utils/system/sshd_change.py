@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..model.errors import MuxError
 from . import sshd_undo, user_file
@@ -330,10 +330,11 @@ def _digest(content: Optional[bytes]) -> Optional[str]:
 def _source() -> str:
     """The text of :mod:`.sshd_undo`, also where it was imported from an archive."""
     loader = getattr(sshd_undo.__spec__, "loader", None)
-    source: Optional[str] = loader.get_source(sshd_undo.__name__) if loader else None
+    source: Union[str, bytes, None] = loader and loader.get_source(sshd_undo.__name__)
     if source is None:
         raise MuxError("invalid", "there is no source of %s to keep" % sshd_undo.__name__)
-    return source
+    # Ansible's own loader of collections gives bytes.
+    return source.decode("utf-8") if isinstance(source, bytes) else source
 
 
 def _can_lock(descriptor: int) -> bool:
