@@ -24,7 +24,9 @@ processes = [
 ports = {
     connection.laddr.port
     for connection in psutil.net_connections("tcp")
-    if connection.status == psutil.CONN_LISTEN and connection.laddr.port // 10 == port // 10
+    if connection.status == psutil.CONN_LISTEN
+    and connection.laddr
+    and connection.laddr.port // 10 == port // 10
 }
 files = os.listdir(folder) if os.path.isdir(folder) else []
-print(json.dumps({"files": sorted(files), "processes": processes, "ports": sorted(ports)}))
+json.dump({"files": sorted(files), "processes": processes, "ports": sorted(ports)}, sys.stdout)
