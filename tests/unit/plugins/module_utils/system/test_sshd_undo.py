@@ -13,7 +13,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -63,6 +63,11 @@ def user_attributes(path: Path) -> List[str]:
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
     """A directory with a configuration, a drop-in and files."""
+    furnish(tmp_path)
+    return tmp_path
+
+
+def furnish(tmp_path: Path) -> None:
     os.chown(tmp_path, 0, 0)
     config = tmp_path / "sshd_config"
     config.write_bytes(b"Port 22\r\nno newline")
@@ -74,7 +79,6 @@ def top(tmp_path: Path) -> Path:
     (tmp_path / "files/keys/alice").write_bytes(b"key")
     (tmp_path / "files/link").symlink_to("/etc/passwd")
     os.mkfifo(str(tmp_path / "files/pipe"))
-    return tmp_path
 
 
 def plan(top: Path, *, changes: bool = True) -> Plan:
@@ -283,6 +287,62 @@ def test_a_lock_that_somebody_holds_is_waited_for(top: Path) -> None:
     os.close(descriptor)
     with sshd_undo.locked(config, 0.2):
         pass
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """The same as ``top``, on a file system of 192 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=192k,mode=0755", "none", str(place)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("only who may mount a file system can have a small one")
+    furnish(place)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(top: Path) -> None:
+    """Have no room for a byte."""
+    with pytest.raises(OSError, match="No space left"), open(top / "full", "wb", 0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk_lets_no_change_begin(small: Path) -> None:
+    before = tree(small)
+    what = plan(small)
+    fill(small)
+    with pytest.raises(OSError, match="No space left"):
+        begin(small, what)
+    (small / "full").unlink()
+    assert tree(small) == before
+    change = begin(small, what)
+    fill(small)
+    with pytest.raises(OSError, match="No space left"):
+        sshd_change.apply(what)
+    change.undo()
+    (small / "full").unlink()
+    assert tree(small) == before
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_full_disk_keeps_no_change_from_being_undone(small: Path, by_hand: bool) -> None:
+    before = tree(small)
+    what = plan(small)
+    change = begin(small, what, 900)
+    sshd_change.apply(what)
+    change.applied()
+    change.renew(900 if by_hand else 1)
+    fill(small)
+    if by_hand:
+        change.undo()
+    gone = (sshd_change.NONE, sshd_change.UNDONE)
+    assert sshd_undo.wait_until(lambda: change.state() in gone, 20)
+    (small / "full").unlink()
+    if change.state() == sshd_change.UNDONE:
+        change.forget()
+    assert tree(small) == before
 
 
 # -- sshd ------------------------------------------------------------------------------------------
