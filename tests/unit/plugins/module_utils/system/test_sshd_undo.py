@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -304,7 +305,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def fill(top: Path) -> None:
     """Have no room for a byte."""
-    with pytest.raises(OSError, match="No space left"), open(top / "full", "wb", 0) as file:
+    with contextlib.suppress(OSError), open(top / "full", "wb", 0) as file:
         while True:
             file.write(b"x" * 4096)
 
