@@ -13,8 +13,9 @@ import socket
 from typing import Callable, Iterator, Optional
 
 from ..model import diagnosis
+from ..protocol.errors import ProtocolError
 from ..system import master_log
-from ..system.mux_client import MuxClient, MuxRefused
+from ..system.mux_client import MuxClient, MuxClientError, MuxRefused
 
 #: Makes a connection to a master; a stdio forwarding takes one for itself.
 Connect = Callable[[], MuxClient]
@@ -31,7 +32,16 @@ def reached(connect: Connect, host: str, port: int) -> Iterator[socket.socket]:
         client.stdio_forward(host, port, stdin=masters.fileno(), stdout=masters.fileno())
         # With ours open as well, the end of the stream would never be seen.
         masters.close()
-        yield ours
+        try:
+            yield ours
+        finally:
+            ours.close()
+            # A master before OpenSSH 8.9 may end with "select: Bad file descriptor" if it meets our
+            # hanging up first: it closes a descriptor that it is about to wait for
+            # (channel_prepare_select, mux_master_control_cleanup_cb). Its answer comes after it has
+            # met the end of the stream.
+            with contextlib.suppress(MuxClientError, ProtocolError):
+                client.check()
 
 
 def refusal(control_path: str, connect: Connect, host: str, port: int) -> Optional[str]:
