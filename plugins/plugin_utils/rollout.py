@@ -41,6 +41,7 @@ STATES = {
     "reverted": ("failed and rolled back", BAD),
     "undone": ("rolled back", UNKNOWN),
     "lost": ("failed and out of reach", BAD),
+    "unconfirmed": ("failed and not confirmed", BAD),
     "open": ("open", GOOD),
 }
 _NOT_STARTED = ("refused", "unreachable")
@@ -120,6 +121,8 @@ def _verdict(rows: Sequence[Dict]) -> list[str]:
 
 
 def _rolled_back(bad: Sequence[Dict]) -> list[str]:
+    if all(row["state"] == "unconfirmed" for row in bad):
+        return ["A timer there undoes the change. The others of that batch keep theirs."]
     lost = [row["host"] for row in bad if row["state"] == "lost"]
     if not lost:
         return ["That batch is rolled back."]

@@ -127,6 +127,15 @@ STANDS: dict[str, tuple[list[Dict], list[str]]] = {
             "2 bastions: 1 failed and out of reach, 1 to do.",
         ],
     ),
+    "not confirmed": (
+        [row("b1", "done", 1), row("b2", "unconfirmed", 1)],
+        [
+            "Stopped at batch 1 of 1 of the bastions: b2 failed.",
+            "A timer there undoes the change. The others of that batch keep theirs.",
+            "The next run begins here: it takes those hosts alone that need something.",
+            "2 bastions: 1 rolled out, 1 failed and not confirmed.",
+        ],
+    ),
     "a bad batch of clients": (
         [row("b1", "current"), row("c1", "failed", 1, "client"), row("c2", "planned", 2, "client")],
         [
