@@ -43,6 +43,10 @@ class Option:
     keyword: str
     value: str
 
+    def is_of(self, keyword: str) -> bool:
+        """Whether it has this keyword."""
+        return self.keyword.lower() == keyword.lower()
+
     def __str__(self) -> str:
         return "%s %s" % (self.keyword, self.value)
 

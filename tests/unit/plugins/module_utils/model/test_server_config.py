@@ -322,6 +322,19 @@ def test_what_is_otherwise_is_told(
     assert [(one.keyword, one.meant, one.found) for one in found] == wrong
 
 
+@pytest.mark.parametrize("found", ["yes", "no"])
+@pytest.mark.parametrize("alone", ["yes", "no"])
+def test_a_no_is_a_no_whatever_it_would_mean_by_itself(found: str, alone: str) -> None:
+    keyword = "kbdinteractiveauthentication"
+    wrong = model.mismatches(
+        expectation(KbdInteractiveAuthentication=False),
+        {keyword: [found]},
+        {keyword: [alone]},
+        frozenset(),
+    )
+    assert bool(wrong) is (found == "yes")
+
+
 def test_what_sshd_is_silent_about_cannot_be_expected() -> None:
     with pytest.raises(MuxError, match="says nothing about skeyauthentication"):
         model.mismatches(expectation(SkeyAuthentication="x"), {}, {}, frozenset())
