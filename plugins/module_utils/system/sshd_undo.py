@@ -70,8 +70,12 @@ _TRIES = 10
 #: Where systemd runs the machine.
 SYSTEMD = "/run/systemd/system"
 
-#: The control groups that hold all others, of version 2 and of version 1 (cgroups(7)).
-GROUPS = ("/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs")
+#: The control group of systemd itself, which ends with the machine: of version 2, of both, of
+#: version 1 (cgroups(7)).
+GROUPS = tuple(
+    "/sys/fs/cgroup/%sinit.scope/cgroup.procs" % hierarchy
+    for hierarchy in ("", "unified/", "systemd/")
+)
 
 Address = Tuple[str, int]
 
