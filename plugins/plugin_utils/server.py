@@ -266,13 +266,7 @@ def _in_force(name: str, everywhere: Mapping[str, Any], matches: Iterable[_Match
     for match in matches:
         if name in match.names:
             found = merged(match.options, found)
-    # Up to OpenSSH 8.6 this is yes in a configuration that does not say no to
-    # ChallengeResponseAuthentication, too (sshd.c, main): alone, it does not mean what it says.
-    return {
-        word: value
-        for word, value in merged(everywhere, found).items()
-        if word.lower() != "kbdinteractiveauthentication"
-    }
+    return merged(everywhere, found)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -233,6 +233,14 @@ def test_whoever_is_unreachable_keeps_all_from_being_started(site: Site) -> None
     assert "2 bastions: 1 rolled out, 1 left out (unreachable)." in said(without)
 
 
+def test_host_keys_are_checked_where_ansible_does(site: Site) -> None:
+    site.servers["one"].sshd.known_hosts.write_text("")
+    refused = site.run(limit="one")
+    assert "Host key verification failed" in said(refused)
+    site.run(limit="one", rollout_masters=False, ansible_host_key_checking=False).ok()
+    assert site.changed() == ["one"]
+
+
 def test_what_sshd_refuses_is_known_before_anything_is_started(site: Site) -> None:
     site.bastions["two"]["server_options"] = {"MaxStartups": "many"}
     stopped = site.run(limit="one,two")
