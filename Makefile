@@ -106,13 +106,16 @@ build: setup ## build the collection, install it elsewhere and read it there
 	@dev/need git ssh
 	@pytest tests/package $(ARGS)
 
-.PHONY: integration molecule
+.PHONY: integration molecule test-matrix
 integration: setup ## tests against a real sshd on loopback
 	@dev/need ssh sshd rsync
 	@pytest -n auto tests/integration $(ARGS)
 
 molecule: setup ## scenarios in containers (SCENARIO=name for one)
 	@dev/molecule $(SCENARIO)
+
+test-matrix: setup ## OpenSSH 8.4, 9.2, 10.0 and the newest, each as client and as server of each
+	@BASTION_MUX_MATRIX=full dev/molecule matrix
 
 .PHONY: bench
 bench: setup ## measure, and write the results page
