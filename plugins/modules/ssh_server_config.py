@@ -52,6 +52,8 @@ notes:
     configuration, such as C(/etc/ssh/sshd_config.bastion.mux-pending), which only root can enter.
     It also holds the program that undoes the change. To do that by hand, run it with that
     directory and C(now) as its arguments.
+  - When the process has undone a change, a note that says so stays there, for whoever comes too
+    late to confirm it. The next run with another O(state) removes it.
   - The process that waits does not outlive a reboot. The next run undoes such a change first, and
     so it does where the process was killed.
   - The module is no member of the action group C(bastion.mux.mux), because it has none of the
