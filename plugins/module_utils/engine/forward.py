@@ -81,9 +81,12 @@ def _bring_about(
     asks = any(forward.side == REMOTE for forward in wish.desired) and (
         wish.verify != "none" or wish.state == ABSENT
     )
-    if not context.check_mode and (outcome.decided.actions or asks):
+    left = ledger_file.is_left(place.control_path)
+    if not context.check_mode and (outcome.decided.actions or asks or left):
         # Another run may change the same master: look again once it is kept out.
-        with ledger_file.lock(place.control_path, timeout=lifecycle.lock_bound(place)):
+        with ledger_file.lock(place.control_path, timeout=lifecycle.lock_bound(place)) as lock:
+            if lock.left:
+                lifecycle.finish_opening(place, context)
             found = _look(place, wish, context, resolve)
             if not found.alive:
                 raise _not_running(place, found)

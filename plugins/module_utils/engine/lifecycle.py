@@ -342,18 +342,33 @@ def _protected(control_path: str) -> Iterator[None]:
             os.unlink(kept)  # two names of one file stay both (rename(2))
 
 
+def finish_opening(place: Place, context: Context) -> Tuple[Record, ...]:
+    """Begin the ledger of a master whose opener was killed before it could.
+
+    :returns: the forwardings that the one before it had.
+    """
+    found = observe.observe(place.control_path, context, timeout=place.timeout)
+    if not found.alive or found.ledger is not None or found.pid is None:
+        return ()
+    if not master_log.is_kept_by(place.control_path, found.pid):
+        return ()  # somebody else's
+    _adopt(place, found)
+    return () if found.lost is None else found.lost.records
+
+
 def is_interrupted(control_path: str) -> bool:
-    """Whether a hand-over is under way, or was killed half way."""
-    return os.path.lexists(control_path + _NEW) or os.path.lexists(control_path + _OLD)
+    """Whether a hand-over is under way, or a run was killed half way."""
+    beside = (control_path + _NEW, control_path + _OLD)
+    return any(map(os.path.lexists, beside)) or ledger_file.is_left(control_path)
 
 
-def recover(place: Place, context: Context) -> Tuple[Record, ...]:
-    """Finish a hand-over that was killed half way: with the new master, where there is one.
+def recover(place: Place, context: Context, lock: Lock) -> Tuple[Record, ...]:
+    """Finish what was killed half way: a hand-over with the new master, where there is one.
 
     :returns: the forwardings that the old one had, and the new one has not got.
     """
     control_path, aside = place.control_path, place.control_path + _OLD
-    records: Tuple[Record, ...] = ()
+    records = finish_opening(place, context) if lock.left else ()
     if not is_interrupted(control_path):
         return records
     listeners.remove_dead_socket(control_path)

@@ -157,7 +157,7 @@ def _apply(
     """Do it, under the lock and from what is there by then: another run may have been first."""
     lifecycle.prepare(place)
     with ledger_file.lock(place.control_path, timeout=lifecycle.lock_bound(place)) as lock:
-        left = lifecycle.recover(place, context)
+        left = lifecycle.recover(place, context, lock)
         found = _look(place, wish, context, resolve)
         if left and params["state"] in (plans.PRESENT, plans.RESTARTED):
             wish = _with_restored(wish, replace(found, records=left), params["restore"], resolve)

@@ -124,9 +124,11 @@ class Lock:
     is shared by all who waited for it, and by those of the same task who came too late for that.
     """
 
-    def __init__(self, descriptor: int, began: float) -> None:
+    def __init__(self, descriptor: int, began: float, *, left: bool) -> None:
         self._descriptor = descriptor
         self._began = began
+        #: Whether a run that was killed left its file.
+        self.left = left
         #: Whether the lock's file stays when it is released, for what is written in it.
         self.kept = False
 
@@ -188,6 +190,7 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
     began = time.time()
     deadline = time.monotonic() + timeout
     while True:
+        left = os.path.lexists(path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -200,7 +203,7 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    held = Lock(descriptor, began)
+    held = Lock(descriptor, began, left=left and _is_empty(descriptor))
     try:
         yield held
     finally:
@@ -209,6 +212,27 @@ def lock(control_path: str, *, timeout: float) -> Iterator[Lock]:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         os.close(descriptor)
+
+
+def is_left(control_path: str) -> bool:
+    """Whether the lock's file is there because a run that held it was killed."""
+    path = control_path + LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _is_empty(descriptor) and _is_at(descriptor, path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _is_empty(descriptor: int) -> bool:
+    """Whether no failure is written in the file of a lock, for which it would be kept."""
+    return os.fstat(descriptor).st_size == 0
 
 
 def settles(control_path: str, *, timeout: float) -> bool:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from . import processes
+
 #: Kept at most, in bytes: a line is written for each connection that the server refuses.
 _MOST = 1 << 20
 
@@ -51,6 +53,11 @@ def since(control_path: str, position: int) -> str:
             return log.read(65536).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def is_kept_by(control_path: str, pid: int) -> bool:
+    """Whether a process has the log open: it is a master that was opened with it."""
+    return processes.has_open(pid, path_of(control_path))
 
 
 def remove(control_path: str) -> None:

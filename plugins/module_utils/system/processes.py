@@ -90,6 +90,14 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
+def has_open(pid: int, path: str) -> bool:
+    """Whether a process has this file open; not where that may not be seen."""
+    try:
+        return any(os.path.samefile(one.path, path) for one in psutil.Process(pid).open_files())
+    except (psutil.Error, OSError):
+        return False
+
+
 def connections(process: psutil.Process, kind: str) -> List[Any]:
     """The sockets of a process; psutil 6.0 gave the method its new name.
 

@@ -95,8 +95,8 @@ def test_what_drains_is_waited_for_and_then_ended(lasts: str, ended: bool) -> No
         assert (process.wait(5) != 0) is ended
 
 
-@pytest.mark.parametrize("name", [".old", ".new"])
-def test_a_hand_over_that_was_cut_off_can_be_seen(path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [".old", ".new", ".lock"])
+def test_a_run_that_was_cut_off_can_be_seen(path: Path, name: str) -> None:
     assert not lifecycle.is_interrupted(str(path))
     Path(str(path) + name).touch()
     assert lifecycle.is_interrupted(str(path))

@@ -112,6 +112,23 @@ def test_one_that_cannot_be_written_is_told_and_leaves_nothing(path: str, tmp_pa
 # The lock
 
 
+def test_one_that_a_killed_run_left_is_told_from_others(path: str) -> None:
+    assert not ledger_file.is_left(path)
+    with ledger_file.lock(path, timeout=1) as lock:
+        assert not lock.left
+        assert not ledger_file.is_left(path)
+        lock.fail("k", None, DENIED)
+    assert not ledger_file.is_left(path)
+    with ledger_file.lock(path, timeout=1) as lock:
+        assert not lock.left
+    Path(path + ".lock").touch()
+    assert ledger_file.is_left(path)
+    with ledger_file.lock(path, timeout=1) as lock:
+        assert lock.left
+    assert not ledger_file.is_left(path)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
 def test_one_has_it_at_a_time(path: str) -> None:
     inside: List[int] = []
     most: List[int] = []

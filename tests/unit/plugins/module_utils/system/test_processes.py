@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import Iterator, List
 
 import psutil
@@ -68,6 +69,21 @@ def test_the_boot_was_before_us() -> None:
     found = processes.start_time(os.getpid())
     assert found is not None
     assert 0 < processes.boot_time() < found + 1
+
+
+def test_who_has_a_file_open(tmp_path: Path) -> None:
+    path, link, other = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    other.touch()
+    link.symlink_to(path)
+    with path.open("a"):
+        assert processes.has_open(os.getpid(), str(path))
+        assert processes.has_open(os.getpid(), str(link))
+        assert not processes.has_open(os.getpid(), str(other))
+        assert not processes.has_open(os.getpid(), str(tmp_path / "none"))
+        with child(SLEEP) as process:
+            assert not processes.has_open(process.pid, str(path))
+    assert not processes.has_open(os.getpid(), str(path))
+    assert not processes.has_open(2**31 - 1, str(path))
 
 
 def test_waiting_ends_with_the_condition_or_the_time() -> None:
