@@ -197,8 +197,8 @@ def _confirmed(change: Change, check_mode: bool) -> Dict[str, Any]:
     if state == sshd_change.UNFINISHED:
         raise MuxError(
             "invalid",
-            "the run that made this change was killed before it was done; have it as it was"
-            " before (state: restored), and run again",
+            "this change is half done or half undone, because a run was killed or sshd did not come"
+            " back; have it as it was before (state: restored), and run again",
         )
     pending = state != sshd_change.NONE
     if pending and not check_mode:

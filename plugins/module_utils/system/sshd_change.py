@@ -109,7 +109,7 @@ class Change:
         """What is found.
 
         ``waiting``: in force, and its process waits for the deadline. ``left``: in force, and
-        nobody waits (killed, or a reboot). ``unfinished``: whoever made it was killed meanwhile.
+        nobody waits (killed, or a reboot). ``unfinished``: half done, or half undone.
         ``undone``: the deadline has passed. ``none``.
         """
         if self.undone() is not None:

@@ -442,6 +442,9 @@ def undo(folder: str, why: Optional[str] = None) -> None:
     plan = read_plan(folder)
     if plan is None:
         raise Failure("%s holds no change" % folder)
+    # From here on it cannot be confirmed any more.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, APPLIED))
     put_back(plan, folder)
     if plan["reload"]:
         settle(plan)

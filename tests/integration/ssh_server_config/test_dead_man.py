@@ -238,7 +238,7 @@ def test_a_run_that_was_killed_half_way_is_undone_by_the_next(
             timer.kill()
     failed = tasks.fails(state="confirmed")
     assert failed["reason"] == "invalid"
-    assert "killed" in failed.msg
+    assert "half done" in failed.msg
     assert tasks.one(state="absent", options=None).changed
     assert server.tree() == before
     assert server.login() == "old"
@@ -276,7 +276,7 @@ def test_a_module_that_is_killed_in_the_middle_is_undone(
     assert server.drop_in.exists()
     assert server.pending.exists()
     failed = tasks.fails(state="confirmed")
-    assert "killed before it was done" in failed.msg
+    assert "half done" in failed.msg
     assert server.login() == "old"
     assert tasks.one(state="absent", options=None).changed
     assert server.tree() == before

@@ -245,6 +245,28 @@ def test_it_is_confirmed_in_the_last_moment(top: Path) -> None:
     assert change.state() == sshd_change.NONE
 
 
+def test_what_is_half_undone_is_not_for_confirmation(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_plan: Dict[str, Any]) -> None:
+        raise sshd_undo.Failure("sshd does not answer")
+
+    before = tree(top)
+    what = plan(top)
+    change = Change(str(top / "sshd_config"))
+    change.begin(what, listener=None, addresses=[], reload=True, confirm_within=0)
+    sshd_change.apply(what)
+    change.applied()
+    with monkeypatch.context() as patch:
+        patch.setattr(sshd_undo, "settle", fails)
+        with pytest.raises(MuxError, match="state: restored") as caught:
+            change.undo()
+    assert caught.value.reason == "not_running"
+    assert change.state() == sshd_change.UNFINISHED
+    change.undo()
+    assert tree(top) == before
+
+
 def test_what_could_not_be_kept_is_not_begun(top: Path) -> None:
     before = tree(top)
     what = plan(top)
