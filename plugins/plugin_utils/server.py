@@ -96,7 +96,7 @@ def plan(
         "PerSourcePenaltyExemptList": ",".join(_words("server_controllers", controllers)),
         "TrustedUserCAKeys": f"{directory}/user_ca" if user_ca else None,
         "HostCertificate": [
-            f"{directory}/host_certificate_{number}" for number, _ in enumerate(certificates)
+            f"{directory}/host_certificate_{number}" for number in range(len(certificates))
         ]
         or None,
     }

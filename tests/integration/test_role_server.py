@@ -166,7 +166,7 @@ def test_from_nothing_and_back(bastion: Bastion) -> None:
 
     assert changes(bastion.run()) == []
 
-    away = {"server_state": "absent"}
+    away: dict[str, Any] = {"server_state": "absent"}
     assert changes(bastion.run(bastion.play(**away), check=True)) == REMOVED
     assert changes(bastion.run(bastion.play(**away))) == REMOVED
     assert bastion.state() == before
@@ -251,7 +251,7 @@ def test_keys_of_a_run_that_was_killed_go(bastion: Bastion) -> None:
 
 def test_an_operator_with_a_key_here_and_another_jump_user(bastion: Bastion) -> None:
     key = make_key(bastion.work / "joe")
-    users = [
+    users: list[dict[str, Any]] = [
         {"name": bastion.jim, "identity_file": str(bastion.key)},
         {"name": bastion.joe, "authorized_keys": [public_key(key)], "permit_listen": ["7000"]},
     ]
