@@ -180,7 +180,7 @@ class Change:
             "files": files,
             "made": list(plan.made),
             "removed": [_directory(path) for path in reversed(plan.removed)],
-            "modes": list(plan.modes),
+            "modes": [_directory(path) for path, _mode in plan.modes],
             "listener": listener,
             "addresses": list(addresses),
             "reload": reload,

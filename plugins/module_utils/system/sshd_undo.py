@@ -376,8 +376,13 @@ def put_back(plan: Dict[str, Any], folder: str) -> None:
         backup = entry["backup"] and os.path.join(folder, entry["backup"])
         now = digest(path)
         if now not in (None, entry["written"], digest(backup) if backup else None):
-            # Somebody else's work since then: not in force any more, but not lost.
-            _copy(path, "%s.bastion.mux-kept-%s" % (plan["config"], os.path.basename(path)))
+            # Somebody else's work since then: not in force any more, but not lost. Whatever is in
+            # its way, such as a full disk, is not in ours.
+            kept = "%s.bastion.mux-kept-%s" % (plan["config"], os.path.basename(path))
+            with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(kept)
+                save(path, kept)
         if backup is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -391,9 +396,10 @@ def put_back(plan: Dict[str, Any], folder: str) -> None:
     for path in reversed(plan["made"]):
         with contextlib.suppress(OSError):
             os.rmdir(path)
-    for path, mode in plan["modes"]:
+    for was in plan["modes"]:
         with contextlib.suppress(FileNotFoundError):
-            os.chmod(path, mode)
+            os.chown(was["path"], was["uid"], was["gid"])
+            os.chmod(was["path"], was["mode"])
 
 
 def _sweep(directory: str, listed: Set[str]) -> None:

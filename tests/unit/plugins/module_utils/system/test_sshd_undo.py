@@ -75,6 +75,7 @@ def furnish(tmp_path: Path) -> None:
     config.chmod(0o640)
     os.chown(config, 0, 4)
     (tmp_path / "d").mkdir(mode=0o700)
+    os.chown(tmp_path / "d", 0, 4)
     (tmp_path / "d/drop.conf").write_bytes(b"\xff")
     (tmp_path / "files/keys").mkdir(parents=True)
     (tmp_path / "files/keys/alice").write_bytes(b"key")
