@@ -249,7 +249,7 @@ def test_keys_of_a_run_that_was_killed_go(bastion: Bastion) -> None:
     assert bastion.state() == after
 
 
-def test_an_operator_with_a_key_here_and_another_jump_user(bastion: Bastion) -> None:
+def test_a_key_that_is_here_is_used_and_who_is_not_listed_any_more_goes(bastion: Bastion) -> None:
     key = make_key(bastion.work / "joe")
     users: list[dict[str, Any]] = [
         {"name": bastion.jim, "identity_file": str(bastion.key)},
