@@ -20,6 +20,7 @@ from tests.support.client import Ssh, alive, clients
 from tests.support.services import free_port, listens
 from tests.support.sshd import Sshd
 from tests.support.tasks import CHANGES, SSH_FORWARD, STAYS, Tasks, close_all
+from tests.support.waiting import wait_for
 
 FULL = "No space left on device"
 
@@ -102,7 +103,7 @@ class TestOpening:
         port = free_port()
         params: dict[str, Any] = {"dynamic": [f"127.0.0.1:{port}"]}
         opened, ledgers = 0, 0
-        for files in range(8):
+        for files in range(7):
             disk.leave(files)
             result = tasks.play(tasks.task(**params)).task("do")
             if not result.failed:
@@ -128,7 +129,7 @@ class TestOpening:
                 self.healed(tasks, disk, params)
             assert not clients(bastion.port)
             assert disk.names() == []
-        assert 0 < opened < 7
+        assert 0 < opened < 6
         assert ledgers == 1
 
 
@@ -163,6 +164,31 @@ class TestRunning:
         assert len(clients(bastion.port)) == 1
         disk.empty()
         assert tasks.rows(alive_interval=7).changed == CHANGES
+
+    def test_is_replaced_or_goes_on(
+        self, tasks: Tasks, ssh: Ssh, disk: Disk, path: Path, bastion: Sshd
+    ) -> None:
+        """With room for so many files, whichever of those of a hand-over is the first without."""
+        old = tasks.one()["master"]["pid"]
+        replaced = 0
+        for files in range(7):
+            disk.leave(files)
+            result = tasks.play(tasks.task(state="restarted")).task("do")
+            now = ssh.master_pid(path)
+            if result.failed:
+                assert (result["reason"], now) == ("invalid", old), (files, result.msg)
+                assert FULL in result.msg
+            else:
+                assert now not in (None, old)
+                replaced += 1
+            disk.empty()
+            assert disk.names() in (["s", "s.json", "s.log"], ["s", "s.json", "s.lock", "s.log"])
+            wait_for(lambda: len(clients(bastion.port)) == 1, "the end of the other one")
+            rows = tasks.rows()
+            assert rows.changed == STAYS
+            assert rows.again["master"]["managed"] is True
+            old = rows.again["master"]["pid"]
+        assert 0 < replaced < 7
 
     def test_has_what_could_not_be_written(self, tasks: Tasks, opened: Any, disk: Disk) -> None:
         """The next run sees it."""
