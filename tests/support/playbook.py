@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -209,9 +210,12 @@ class _Numbered:
     """Names for the files of one run, so that each run's are left to look at."""
 
     def __init__(self, directory: Path) -> None:
-        number = len(list(directory.glob("play-*"))) + 1
-        self.directory = directory / f"play-{number}"
-        self.directory.mkdir()
+        # Runs may begin at the same time.
+        for number in itertools.count(1):
+            self.directory = directory / f"play-{number}"
+            with contextlib.suppress(FileExistsError):
+                self.directory.mkdir()
+                break
 
     def file(self, stem: str, suffix: str) -> Path:
         return self.directory / f"{stem}.{suffix}"
