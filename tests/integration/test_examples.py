@@ -16,7 +16,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,30 +25,29 @@ import yaml
 
 from tests.support.accounts import Account
 from tests.support.client import Ssh
+from tests.support.guide import GUIDE, plays_of
 from tests.support.playbook import CHECKOUT, ansible_environment, run_playbook
 from tests.support.services import Page
 from tests.support.sshd import Sshd
 
-GUIDE = CHECKOUT / "docs/docsite/rst"
-CODE_BLOCK = re.compile(r"^\.\. code-block:: yaml.*\n\n((?:    .*\n|\n)+)", re.MULTILINE)
 MODULES = ("ssh_forward", "ssh_master", "ssh_master_info")
 
 
-def _plays(text: str) -> list[list[dict[str, Any]]]:
-    """The playbooks among the code blocks of a page."""
-    blocks = [textwrap.dedent(block) for block in CODE_BLOCK.findall(text)]
-    parsed = [yaml.safe_load(block) for block in blocks]
-    return [block for block in parsed if isinstance(block, list) and "hosts" in block[0]]
-
-
-def _pages(*, laptops: bool) -> list[Any]:
-    """The playbooks of the guide, those for laptops or the others."""
+def _pages(kind: str) -> list[Any]:
+    """The playbooks of the guide, of one kind."""
     return [
         pytest.param(plays, id=f"{page.stem}-{number}")
         for page in sorted(GUIDE.glob("*.rst"))
-        for number, plays in enumerate(_plays(page.read_text(encoding="utf-8")))
-        if (plays[0]["hosts"] == "laptops") == laptops
+        for number, plays in enumerate(plays_of(page.read_text(encoding="utf-8")))
+        if _kind(plays[0]) == kind
     ]
+
+
+def _kind(play: Mapping[str, Any]) -> str:
+    # test_role_server.py has the bastions for those.
+    if "bastion.mux.server" in play.get("roles", ()):
+        return "server"
+    return "laptops" if play["hosts"] == "laptops" else "bastion"
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_examples_of_a_module(
     _run_twice(work, world, _localised(examples, service), bastion)
 
 
-@pytest.mark.parametrize("plays", _pages(laptops=False))
+@pytest.mark.parametrize("plays", _pages("bastion"))
 def test_playbooks_of_the_guide(
     plays: list[dict[str, Any]],
     work: Path,
@@ -126,7 +124,7 @@ def test_playbooks_of_the_guide(
     _run_twice(work, world, _localised(yaml.safe_dump(plays), service), bastion)
 
 
-@pytest.mark.parametrize("plays", _pages(laptops=True))
+@pytest.mark.parametrize("plays", _pages("laptops"))
 def test_playbooks_of_the_guide_for_laptops(
     plays: list[dict[str, Any]], work: Path, account: Account
 ) -> None:

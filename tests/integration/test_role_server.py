@@ -18,6 +18,7 @@ import pytest
 
 from tests.integration.ssh_client_config.conftest import tree
 from tests.support.client import Session, Ssh
+from tests.support.guide import GUIDE, plays_of
 from tests.support.playbook import PlaybookResult, run_playbook
 from tests.support.services import Echo
 from tests.support.sshd import Sshd, make_key, public_key
@@ -43,6 +44,7 @@ class Bastion:
         self.group = f"bm{secrets.token_hex(4)}"
         self.jim = f"{self.group}j"
         self.joe = f"{self.group}k"
+        self.ann = f"{self.group}l"
         self.key = make_key(work / "jim")
         self.destination = ""
 
@@ -77,11 +79,11 @@ class Bastion:
         }
         return {"all": {"hosts": {"bastion": host}}}
 
-    def run(self, play: Any = None, **how: Any) -> PlaybookResult:
+    def run(self, play: Any = None, inventory: Any = None, **how: Any) -> PlaybookResult:
         return run_playbook(
             self.work,
             play or self.play(),
-            inventory=self.inventory(),
+            inventory=inventory or self.inventory(),
             diff=True,
             env={"ANSIBLE_PIPELINING": "1", "TMPDIR": str(self.work)},
             **how,
@@ -117,9 +119,11 @@ def bastion(work: Path, make_sshd: Callable[..., Sshd], echo: Echo) -> Iterator[
     made.destination = f"127.0.0.1:{echo.port}"
     yield made
     close_all(work)
-    for name in (made.jim, made.joe):
+    for name in (made.jim, made.joe, made.ann):
         if name in {one.pw_name for one in pwd.getpwall()}:
-            subprocess.run(["userdel", "--force", name], check=True)
+            subprocess.run(
+                ["userdel", "--force", "--remove", name], check=True, capture_output=True
+            )
     subprocess.run(["groupdel", made.group], check=False, stderr=subprocess.DEVNULL)
 
 
@@ -174,6 +178,28 @@ def test_from_nothing_and_back(bastion: Bastion) -> None:
         pwd.getpwnam(bastion.jim)
     assert bastion.group not in {one.gr_name for one in grp.getgrall()}
     assert changes(bastion.run(bastion.play(**away))) == []
+
+
+def test_playbook_of_the_guide(bastion: Bastion) -> None:
+    text = (GUIDE / "guide_server_harden.rst").read_text(encoding="utf-8")
+    for name, instead in (("jim", bastion.jim), ("dumper", bastion.joe), ("ann", bastion.ann)):
+        text = text.replace(f"- name: {name}\n", f"- name: {instead}\n")
+        text = text.replace(f"keys/{name}.pub", f"{bastion.key}.pub")
+    ((play,),) = plays_of(text)
+    mine = bastion.play()["vars"]
+    del mine["server_jump_users"], mine["server_permit_open"]
+    address, port = bastion.destination.split(":")
+    given = {**play["vars"], **mine, "ansible_become": False}
+    given["server_permit_open_groups"][0]["ports"] = [int(port)]
+    inventory = bastion.inventory()["all"]["hosts"]
+    groups = {
+        "bastions": {"hosts": inventory},
+        "databases": {"hosts": {"db1.internal": {"ansible_host": address}}},
+    }
+    done = bastion.run([{**play, "vars": given}], inventory=groups)
+    assert SETTINGS in changes(done)
+    assert bastion.as_jim().run("-W", bastion.destination).rc == 0
+    assert changes(bastion.run([{**play, "vars": given}], inventory=groups)) == []
 
 
 @pytest.mark.parametrize(

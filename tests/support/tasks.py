@@ -102,5 +102,5 @@ def close_all(directory: Path) -> None:
             name = str(path).replace("%", "%%")
             command = ["ssh", "-F", "none", "-S", name, "-O", "exit", "--", "any"]
             subprocess.run(command, capture_output=True, timeout=10, check=False)
-            if path.is_socket():
-                path.unlink()
+            # Its master may be about to remove it.
+            path.unlink(missing_ok=True)
