@@ -1,7 +1,10 @@
 # Copyright (c) 2026, bastion.mux contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbook rollout over real servers: who is changed, who is rolled back, who is left alone."""
+"""The playbook rollout over real servers: who is changed, who is rolled back, who is left alone.
+
+The whole of it, with a broken bastion that is mended, is molecule's scenario rollout.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from tests.integration.ssh_server_config.conftest import Server
 from tests.support.accounts import Account
 from tests.support.client import Ssh
 from tests.support.playbook import PlaybookResult, run_playbook
-from tests.support.services import Echo, connect, free_port
+from tests.support.services import Echo, connect
 from tests.support.sshd import Sshd, public_key
 from tests.support.tasks import close_all
 from tests.support.waiting import wait_for
@@ -154,68 +157,6 @@ def site(work: Path, make_sshd: Callable[..., Sshd], far_end: Echo) -> Iterator[
         pytest.skip("only root can change an sshd that others log in to")
     yield Site(work, make_sshd, far_end)
     close_all(work)
-
-
-def test_the_fourth_is_broken_then_mended(site: Site, account: Account, far_end: Echo) -> None:
-    config = site.client("laptop", account)
-    port = free_port()
-    site.bastions["four"]["rollout_destination"] = f"127.0.0.1:{port}"
-    page = site.work / "rollout.html"
-
-    foretold = site.run(serial=[1, 1, 2], check=True).ok()
-    assert site.untouched() == list(NAMES)
-    assert not config.exists()
-    assert "4 bastions: 4 to do." in said(foretold)
-    assert foretold.stdout.count(f"after: {site.servers['four'].drop_in}") == 1
-    assert f"after: {config}" in foretold.stdout
-
-    stopped = site.run(serial=[1, 1, 2], rollout_html=page.name)
-    assert stopped.failed
-    assert site.changed() == ["one", "two"]
-    assert site.untouched() == ["three", "four"]
-    assert not config.exists()
-    assert batches(stopped) == [
-        "Batch 1 of 3 of the bastions: one",
-        "Batch 2 of 3 of the bastions: two",
-        "Batch 3 of 3 of the bastions: three, four",
-    ]
-    lines = said(stopped)
-    assert "Stopped at batch 3 of 3 of the bastions: four failed." in lines
-    assert "2 rolled out, 1 rolled back, 1 failed and rolled back" in lines
-    assert "1 client: 1 to do." in lines
-    assert [one.host for one in stopped.tasks(FAIL) if one.failed] == ["four"]
-    assert f"127.0.0.1:{port}" in stopped.task(FAIL, "four").msg
-    text = page.read_text(encoding="utf-8")
-    assert all(name in text for name in (*NAMES, "laptop", "failed and rolled back"))
-    assert all(server.login() == "old" for server in site.servers.values())
-
-    with Echo(port=port):
-        again = site.run(serial=[1, 1, 2], rollout_html=page.name).ok()
-        # It goes on with those that need something.
-        assert batches(again) == [
-            "Batch 1 of 2 of the bastions: three",
-            "Batch 2 of 2 of the bastions: four",
-            "Batch 1 of 1 of the clients: laptop",
-        ]
-        assert site.changed() == list(NAMES)
-        assert "Host one" in config.read_text()
-        assert "4 masters: 4 open." in said(again)
-        assert not [server for server in site.servers.values() if server.pending.exists()]
-        for server in site.servers.values():
-            assert server.login() == "old"
-            assert server.effective("root")["maxstartups"] != "10:30:100"
-
-        logins = {name: server.sshd.logins() for name, server in site.servers.items()}
-        nothing = site.run(serial=[1, 1, 2], rollout_html=page.name).ok()
-        assert {host: nothing.changed(host) for host in nothing.stats} == {
-            **dict.fromkeys(NAMES, 0),
-            "laptop": 0,
-        }
-        assert batches(nothing) == []
-        assert "4 bastions: 4 up to date.\n1 client: 1 up to date." in said(nothing)
-        # Ansible's own may have timed out meanwhile.
-        for name, server in site.servers.items():
-            assert server.sshd.logins() - logins[name] <= 1
 
 
 def test_whoever_is_unreachable_keeps_all_from_being_started(site: Site) -> None:
