@@ -57,7 +57,9 @@ def run(
         "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(map(str, [collections_path(), *collections])),
     }
     began = time.monotonic()
-    result = run_playbook(work, plays, inventory=inventory, forks=forks, env=env, timeout=600)
+    result = run_playbook(
+        work, plays, inventory=inventory, forks=forks, env=env, timeout=600, fresh=True
+    )
     seconds = time.monotonic() - began
     result.ok()
     entries = [json.loads(line) for line in record.read_text().splitlines()]

@@ -15,14 +15,21 @@ import pytest
 from tests.support.accounts import Account, throwaway_account
 from tests.support.client import Ssh
 from tests.support.leaks import MARK, LeakWatch
+from tests.support.preloaded import Run
 from tests.support.services import Echo
 from tests.support.sshd import Sshd, sshd_path
 from tests.support.tasks import close_all
 from tests.support.workdir import short_dir
 
 
+@pytest.fixture(scope="session")
+def preloaded() -> None:
+    """What starts ansible-playbook runs all the time, so that no test leaves it behind."""
+    Run.prepare()
+
+
 @pytest.fixture(autouse=True)
-def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeakWatch]:
+def watch(preloaded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeakWatch]:
     """Fails a test after which something that it started lives on, and cleans up."""
     with short_dir() as path:
         home = path / "h"

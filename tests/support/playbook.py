@@ -10,13 +10,12 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
+from tests.support.preloaded import Run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = Path(__file__).resolve().parent / "callback_plugins"
@@ -155,55 +154,36 @@ def run_playbook(
     env: Mapping[str, str] | None = None,
     args: Sequence[str] = (),
     timeout: float = 120.0,
+    fresh: bool = False,
 ) -> PlaybookResult:
     """Run `plays` from `directory`, which also gets HOME (`h`) and ansible.cfg.
 
     `plays` is the text of a playbook, one play or several as data, a file, or the FQCN of a
     playbook in a collection (`str` with no newline). `inventory` is the text of an INI inventory,
     data as in a YAML one, or a file; without it there is localhost over a local connection.
+    A `fresh` run has loaded nothing before its start, as a user's (see tests.support.preloaded).
     """
     run = _Numbered(directory)
     record = run.file("record", "jsonl")
-    command = [sys.executable, "-m", "ansible", "playbook"]
-    command += ["-i", str(_inventory(run, inventory))]
+    arguments = ["-i", str(_inventory(run, inventory))]
     if extra_vars is not None:
         variables = run.file("vars", "json")
         variables.write_text(json.dumps(extra_vars))
-        command += ["-e", f"@{variables}"]
+        arguments += ["-e", f"@{variables}"]
     if check:
-        command.append("--check")
+        arguments.append("--check")
     if diff:
-        command.append("--diff")
+        arguments.append("--diff")
     if verbosity:
-        command.append("-" + "v" * verbosity)
+        arguments.append("-" + "v" * verbosity)
     if forks is not None:
-        command += ["--forks", str(forks)]
-    command += [*args, str(_playbook(run, plays))]
-    process = subprocess.Popen(
-        command,
-        cwd=directory,
-        env=ansible_environment(directory, **{"BASTION_MUX_RECORD": str(record), **(env or {})}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # No terminal: a question of ssh's would wait at the keyboard of whoever runs the tests.
-        start_new_session=True,
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        # Its workers lead sessions of their own (ansible-core 2.19), no process group has them all.
-        top = psutil.Process(process.pid)
-        for one in (*top.children(recursive=True), top):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        stdout, stderr = process.communicate()
-        raise AssertionError(
-            f"ansible-playbook took more than {timeout} s\n{stdout}\n{stderr}"
-        ) from None
+        arguments += ["--forks", str(forks)]
+    arguments += [*args, str(_playbook(run, plays))]
+    world = ansible_environment(directory, **{"BASTION_MUX_RECORD": str(record), **(env or {})})
+    fresh = fresh or any(name.startswith("PYTHON") for name in env or {})
+    rc, stdout, stderr = Run(arguments, directory, world, fresh).communicate(timeout)
     results, stats = _read(record)
-    return PlaybookResult(process.returncode, stdout, stderr, results, stats)
+    return PlaybookResult(rc, stdout, stderr, results, stats)
 
 
 class _Numbered:

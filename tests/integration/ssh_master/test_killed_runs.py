@@ -9,7 +9,6 @@ Either can be killed, or both; a worker that is alone goes on to the end of its 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -18,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.client import Ssh, alive, clients, listeners
+from tests.support.preloaded import Run
 from tests.support.services import Echo, free_port, free_ports, listens, talk
 from tests.support.sshd import Sshd
 from tests.support.tasks import CHANGES, SSH_FORWARD, Tasks
@@ -144,7 +143,8 @@ def test_changing_forwardings(tasks: Tasks, work: Path, path: Path, state: str) 
         run = pool.submit(tasks.play, tasks.task(**params))
         wait_for(lambda: listens(middle) is (state == "present"), "half of them")
         os.kill(pid, signal.SIGSTOP)  # it would be faster than we are
-        kill_runs()
+        for one in Run.running.copy():
+            one.kill()
         os.kill(pid, signal.SIGCONT)
         assert run.result().failed
     recorded = len(json.loads(Path(f"{path}.json").read_text())["forwards"])
@@ -156,11 +156,3 @@ def test_changing_forwardings(tasks: Tasks, work: Path, path: Path, state: str) 
     assert tasks.one(state="absent").changed
     assert not listens((host, ports[0]))
     assert os.listdir(path.parent) == []
-
-
-def kill_runs() -> None:
-    """Kill every ansible-playbook that this process runs, with its workers."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "ansible" in process.cmdline():
-                process.kill()
