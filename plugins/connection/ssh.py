@@ -29,8 +29,9 @@ requirements:
   - OpenSSH client 8.4 or newer
   - psutil (Python library)
 extends_documentation_fragment:
-  - connection_pipelining
+  # The first one that has an option counts: builtin's own pipelining has further names.
   - bastion.mux.ssh_connection
+  - connection_pipelining
 options:
   bastion:
     description:

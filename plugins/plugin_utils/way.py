@@ -25,6 +25,7 @@ from time import monotonic
 _HELLO = 0x00000001
 _OPEN_FORWARD = 0x10000006
 _CLOSE_FORWARD = 0x10000007
+_ALIVE_CHECK = 0x10000004
 _OK = 0x80000001
 _LOCAL = 1
 _UNIX = 0xFFFFFFFE
@@ -106,6 +107,14 @@ class Master:
         self._socket.sendall(forward(kind, number, path, host, port))
         return self._message()[:4] == u32(_OK)
 
+    def pid(self) -> int:
+        """The process that it says it is.
+
+        :raises OSError: it does not answer.
+        """
+        self._socket.sendall(string(u32(_ALIVE_CHECK) + u32(1)))
+        return int.from_bytes(self._message()[8:12], "big")
+
     def stream(self, host: bytes, port: int) -> _socket.socket:
         """A stream on which the target has begun to speak.
 
@@ -113,15 +122,17 @@ class Master:
         """
         path = self.control.rpartition(b"/")[0] + b"/" + PREFIX.encode()
         path += posix.urandom(5).hex().encode()
+        # Before the master is asked to connect: a refusal may be in its log at once.
+        said = self._log_size()
         try:
             if not self._accepts(_OPEN_FORWARD, 1, path, host, port):
-                return self._spoken(self._without_unix(host, port), host, port)
+                return self._spoken(self._without_unix(host, port), host, port, said)
             stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 stream.connect(path)
                 posix.unlink(path)
                 # Not closed sooner: what the master has not accepted by then would be cut off.
-                return self._spoken(stream, host, port)
+                return self._spoken(stream, host, port, said)
             finally:
                 self._deadline = max(self._deadline, monotonic() + _GRACE)
                 self._accepts(_CLOSE_FORWARD, 2, path, host, port)
@@ -130,9 +141,11 @@ class Master:
         except OSError as error:
             raise Failed("not_running", "the master ended in the meantime: %s" % error) from None
 
-    def _spoken(self, stream: _socket.socket, host: bytes, port: int) -> _socket.socket:
-        """The stream, once its far end is known to be there: ssh's server speaks first."""
-        said = self._log_size()
+    def _spoken(self, stream: _socket.socket, host: bytes, port: int, said: int) -> _socket.socket:
+        """The stream, once its far end is known to be there: ssh's server speaks first.
+
+        :param said: how much the master had written before it was asked.
+        """
         self._wait(stream)
         target = "%s port %d" % (host.decode("utf-8", "replace"), port)
         try:
@@ -198,9 +211,11 @@ def main(seconds: str, why: str, host: str, port: str, *controls: str) -> int:
 
     :returns: the exit status.
     """
-    deadline = monotonic() + float(seconds)
+    end = monotonic() + float(seconds)
     failures = []
-    for control in controls:
+    for number, control in enumerate(controls):
+        # One that is cut off must not use up the time of the next one.
+        deadline = monotonic() + (end - monotonic()) / (len(controls) - number)
         try:
             master = Master(control.encode("utf-8", "surrogateescape"), deadline)
             stream = master.stream(host.encode("utf-8", "surrogateescape"), int(port))
