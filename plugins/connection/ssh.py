@@ -42,6 +42,8 @@ options:
         C(ansible_port), C(ansible_user), C(ansible_ssh_private_key_file), C(ansible_password),
         C(ansible_ssh_common_args) and C(ansible_ssh_extra_args). It is not reached through itself,
         so that the variable may be one of a group that it belongs to.
+      - A list, or names with commas between them, are several bastions; O(bastion_strategy) says
+        which one a host is reached through.
     type: raw
     ini:
       - section: ssh_connection
@@ -50,6 +52,23 @@ options:
       - name: ANSIBLE_BASTION
     vars:
       - name: ansible_bastion
+  bastion_strategy:
+    description:
+      - Which one of several bastions a host is reached through.
+      - With V(failover), the first one that can be logged in to. One that could not is tried again
+        a minute later.
+      - With V(spread), hosts are divided among them by their names, and each goes on with the next
+        one where its own cannot be logged in to.
+    type: str
+    choices: [failover, spread]
+    default: failover
+    ini:
+      - section: ssh_connection
+        key: bastion_strategy
+    env:
+      - name: ANSIBLE_BASTION_STRATEGY
+    vars:
+      - name: ansible_bastion_strategy
   bastion_persist:
     description:
       - How long the bastion's master stays.
@@ -78,6 +97,22 @@ options:
       - name: ANSIBLE_BASTION_MAX_SETUPS
     vars:
       - name: ansible_bastion_max_setups
+  bastion_max_channels:
+    description:
+      - How many connections may go through one bastion's master. Further ones wait in order for one
+        to end, twelve times O(timeout), and fail then.
+      - The default is what an SSH server takes that may open 1024 files for a connection, as most
+        do. V(0) is no limit.
+      - They are counted on Linux alone.
+    type: int
+    default: 1000
+    ini:
+      - section: ssh_connection
+        key: bastion_max_channels
+    env:
+      - name: ANSIBLE_BASTION_MAX_CHANNELS
+    vars:
+      - name: ansible_bastion_max_channels
 """
 
 import functools
@@ -89,6 +124,7 @@ import pwd
 import re
 import shlex
 import socket
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,8 +136,14 @@ _DEFINITIONS = __name__
 
 _KINDS: dict[str, dict[str, Any]] = {
     "bastion": {"type": "raw"},
+    "bastion_strategy": {
+        "type": "str",
+        "default": "failover",
+        "choices": ["failover", "spread"],
+    },
     "bastion_persist": {"type": "str", "default": "yes"},
     "bastion_max_setups": {"type": "int", "default": 10},
+    "bastion_max_channels": {"type": "int", "default": 1000},
 }
 
 #: The options of its own, as DOCUMENTATION has them: a unit test compares.
@@ -242,6 +284,7 @@ class Connection(ssh.Connection):
         self._inventory_hostname: str | None = None
         self._bastions: list[dict[str, Any]] = []
         self._name = ""
+        self._doubtful = False
         self._own_path: str | None = None
         self._read = functools.lru_cache(configuration)
 
@@ -281,24 +324,36 @@ class Connection(ssh.Connection):
         # Not sooner: a task over a connection that is there does not pay for it.
         from ansible_collections.bastion.mux.plugins.plugin_utils import bastions
 
-        way = bastions.Way(
-            bastions=self._bastions,
-            read=self._read,
-            options={
-                "ssh_executable": self.get_option("ssh_executable"),
-                "persist": self.get_option("bastion_persist"),
-            },
+        settings = bastions.Settings(
+            ssh_executable=self.get_option("ssh_executable"),
+            persist=self.get_option("bastion_persist"),
             max_setups=self.get_option("bastion_max_setups"),
+            max_channels=self.get_option("bastion_max_channels"),
             seconds=float(self.get_option("timeout")),
             task=(*self._task, next(self._attempts)),
             log=lambda line: ssh.display.vvv(line, host=self.host),
+            warn=ssh.display.warning,
         )
-        with way.to_target(self._own_path) as proxy:
-            # After sshpass and its arguments; the first value that ssh gets counts.
-            first = 1 + (0 if cmd[0] != b"sshpass" else 4 if cmd[2] == b"-P" else 2)
-            return self._run_as_builtin(
-                [*cmd[:first], *proxy, *cmd[first:]], in_data, sudoable, checkrc
-            )
+        way = bastions.Way(self._in_order(), self._read, settings)
+        doubtful, self._doubtful = self._doubtful, False
+        try:
+            with way.to_target(self._own_path, doubtful=doubtful) as proxy:
+                # After sshpass and its arguments; the first value that ssh gets counts.
+                first = 1 + (0 if cmd[0] != b"sshpass" else 4 if cmd[2] == b"-P" else 2)
+                return self._run_as_builtin(
+                    [*cmd[:first], *proxy, *cmd[first:]], in_data, sudoable, checkrc
+                )
+        except bastions.Failure as failure:
+            self._doubtful = failure.doubtful
+            raise
+
+    def _in_order(self) -> list[dict[str, Any]]:
+        """The bastions, those first that are to be tried first."""
+        if self.get_option("bastion_strategy") != "spread" or not self._bastions:
+            return self._bastions
+        name = f"{self._inventory_hostname or self.host}".encode("utf-8", "surrogateescape")
+        first = zlib.crc32(name) % len(self._bastions)
+        return [*self._bastions[first:], *self._bastions[:first]]
 
     def _run_as_builtin(
         self, cmd: list[bytes], in_data: bytes | None, sudoable: bool, checkrc: bool

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -247,7 +248,7 @@ class Sshd:
         )
         return path
 
-    def variables(self, host: str | None = None) -> dict[str, str | int]:
+    def variables(self, host: str | None = None) -> dict[str, Any]:
         """What makes it a host of an inventory. Of this user's own configuration nothing counts."""
         options = {"UserKnownHostsFile": str(self.known_hosts), **self.ssh_options()}
         return {
