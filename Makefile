@@ -110,7 +110,8 @@ build: setup ## build the collection, install it elsewhere and read it there
 
 .PHONY: integration molecule test-matrix
 integration: setup ## tests against a real sshd on loopback
-	@dev/need ssh sshd rsync
+	@dev/need ssh sshd rsync -- initdb
+	@python dev/others.py
 	@pytest -n $(WORKERS) --dist worksteal tests/integration $(ARGS)
 
 molecule: setup ## scenarios in containers (SCENARIO=name for one)

@@ -24,6 +24,11 @@ from ansible_collections.bastion.mux.plugins.module_utils.engine.module import a
 from ansible_collections.bastion.mux.plugins.module_utils.engine.place import Context
 from ansible_collections.bastion.mux.plugins.module_utils.engine.spec import EXTRA_ARGUMENTS
 from ansible_collections.bastion.mux.plugins.module_utils.model.errors import MuxError
+from ansible_collections.bastion.mux.plugins.plugin_utils.inventory import (
+    ARGUMENTS,
+    FROM_INVENTORY,
+    HOST,
+)
 
 display = Display()
 
@@ -33,14 +38,6 @@ _RUN_KEY = os.urandom(32)
 _ROUNDS = itertools.count()
 
 _LOCAL = ("local", "ansible.builtin.local")
-
-#: Which variables of the inventory host stand in for a parameter that the task leaves out.
-_FROM_INVENTORY = {
-    "port": ("ansible_port", "ansible_ssh_port"),
-    "user": ("ansible_user", "ansible_ssh_user"),
-    "identity_file": ("ansible_ssh_private_key_file", "ansible_private_key_file"),
-    "password": ("ansible_password", "ansible_ssh_password", "ansible_ssh_pass"),
-}
 
 
 def _in_words(error: Exception) -> str:
@@ -138,14 +135,14 @@ class MuxAction(ActionBase):
         if arguments.get("control_path") is not None and self._is_local():
             # A play on the controller: its host is no bastion, the path alone names the master.
             return []
-        arguments["host"] = self._variable(task_vars, ("ansible_host", "inventory_hostname"))
-        for name, variables in _FROM_INVENTORY.items():
+        arguments["host"] = self._variable(task_vars, HOST)
+        for name, variables in FROM_INVENTORY.items():
             if name in self.argument_spec and arguments.get(name) is None:
                 value = self._variable(task_vars, variables)
                 if value is not None:
                     arguments[name] = value
         extra = []
-        for variable in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        for variable in ARGUMENTS:
             try:
                 extra += shlex.split(str(self._variable(task_vars, (variable,)) or ""))
             except ValueError as error:

@@ -48,27 +48,34 @@ def amount(finding: Finding) -> str:
 
 
 def curves(chart: Chart) -> str:
-    """Lines over two logarithmic axes."""
+    """Lines over two logarithmic axes. A zero lies one decade below everything else."""
     columns = 3
     rows = math.ceil(len(chart.curves) / columns)
     left, right, top = 70, _WIDTH - 24, 24 + 22 * rows
     bottom = top + 300
-    ys = [cost for curve in chart.curves for _number, cost in curve.points]
+    costs = [cost for curve in chart.curves for _number, cost in curve.points]
+    ys = [cost for cost in costs if cost > 0] or [1.0]
     x_from, x_to = math.log10(chart.numbers[0]), math.log10(chart.numbers[-1])
     y_from, y_to = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
+    zero = 10.0 ** (y_from - 1) if min(costs) <= 0 else 0.0
+    if zero:
+        y_from -= 1
 
     def x_of(number: float) -> float:
-        return left + (math.log10(number) - x_from) / (x_to - x_from) * (right - left)
+        return left + (math.log10(number) - x_from) / ((x_to - x_from) or 1) * (right - left)
 
     def y_of(cost: float) -> float:
-        return bottom - (math.log10(cost) - y_from) / (y_to - y_from) * (bottom - top)
+        return bottom - (math.log10(cost or zero) - y_from) / ((y_to - y_from) or 1) * (
+            bottom - top
+        )
 
     parts = []
     for exponent in range(y_from, y_to + 1):
-        y = y_of(10**exponent)
+        value = 0 if zero and exponent == y_from else 10.0**exponent
+        y = y_of(value)
         parts += [
             _line(left, y, right, y, _FAINT),
-            _text(left - 8, y + 4, f"{10.0**exponent:g} ms", anchor="end"),
+            _text(left - 8, y + 4, f"{value:g} {chart.unit}".rstrip(), anchor="end"),
         ]
     for number in chart.numbers:
         x = x_of(number)

@@ -14,10 +14,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Repeated timings of one thing, in seconds. Those of a part were scaled up to the whole."""
+    """Repeated timings of one thing, in seconds. Those of a part were scaled up to the whole.
+
+    With another `unit` they are numbers of that.
+    """
 
     label: str
     seconds: list[float]
+    unit: str = "s"
 
     @property
     def median(self) -> float:
@@ -66,7 +70,7 @@ def times(ours: Samples, peer: Samples) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A cost as a number grows: (number, milliseconds each)."""
+    """A cost as a number grows: (number, milliseconds each or what the chart says)."""
 
     label: str
     points: list[tuple[int, float]]
@@ -74,13 +78,15 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Curves that belong together."""
+    """Curves that belong together. `measured` heads their table, `unit` is on their axis."""
 
     name: str
     title: str
     counted: str
     curves: list[Curve]
     how: str
+    measured: str = "Milliseconds each"
+    unit: str = "ms"
 
     @property
     def numbers(self) -> list[int]:

@@ -32,7 +32,7 @@ def write(directory: Path, results: Results, facts: Mapping[str, Any]) -> Path:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
     )
-    environment.filters.update(literal=_literal, seconds=_seconds, amount=chart.amount)
+    environment.filters.update(literal=_literal, value=_value, amount=chart.amount)
     template = environment.from_string(_TEMPLATE.read_text())
     page.write_text(template.render(facts=facts, results=results).rstrip() + "\n")
     return page
@@ -48,7 +48,9 @@ def _literal(text: str) -> str:
     return text.replace("`", "``")
 
 
-def _seconds(seconds: float) -> str:
-    if seconds >= 1000:
-        return f"{seconds:,.0f} s"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+def _value(number: float, unit: str) -> str:
+    if number >= 1000:
+        return f"{number:,.0f} {unit}"
+    if unit == "s" and number < 1:
+        return f"{1000 * number:.3g} ms"
+    return f"{number:.3g} {unit}"

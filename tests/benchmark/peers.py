@@ -1,7 +1,7 @@
 # Copyright (c) 2026, bastion.mux contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Collections of others to compare with, brought on first use."""
+"""What others made, to compare with: brought on first use, kept out of every environment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 from tests.support.playbook import CHECKOUT
@@ -42,3 +43,15 @@ def community_general(*, bring: bool) -> str | None:
             shutil.move(Path(work) / _GENERAL, there)
     about = json.loads((there / "MANIFEST.json").read_text())
     return str(about["collection_info"]["version"])
+
+
+def mitogen(*, bring: bool) -> tuple[str, Path] | None:
+    """The version of the mitogen below PLACE and its strategies; None: it is not there."""
+    there = PLACE / "mitogen"
+    if bring and not there.is_dir():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command += ["--target", str(there), "mitogen>=0.3,<0.4"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    for found in metadata.distributions(name="mitogen", path=[str(there)]):
+        return found.version, there / "ansible_mitogen/plugins/strategy"
+    return None

@@ -24,11 +24,12 @@ ASSERT = {"ansible.builtin.assert": {"that": "true", "quiet": True}}
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """One run of ansible-playbook: all of it, and its tasks by name."""
+    """One run of ansible-playbook: all of it, its tasks by name, the hosts that failed."""
 
     seconds: float
     tasks: dict[str, list[float]]
     changed: int
+    failed: int
 
 
 def play(*tasks: Mapping[str, Any], hosts: str = "all", **more: Any) -> dict[str, Any]:
@@ -43,28 +44,32 @@ def run(
     inventory: Inventory | None = None,
     forks: int | None = None,
     collections: Sequence[Path] = (),
+    env: Mapping[str, str] | None = None,
+    failing: bool = False,
 ) -> Timed:
-    """Run plays, which have to succeed. A task lasts until the next one begins.
+    """Run plays, which have to succeed unless `failing`. A task lasts until the next one begins.
 
     `collections` are folders with peers in them, beside the one with this collection.
     """
     record = work / "timing.jsonl"
     record.unlink(missing_ok=True)
-    env = {
+    given = {
         "ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS),
         "ANSIBLE_CALLBACKS_ENABLED": "timing",
         "BASTION_MUX_TIMING": str(record),
         "ANSIBLE_COLLECTIONS_PATH": os.pathsep.join(map(str, [collections_path(), *collections])),
+        **(env or {}),
     }
     began = time.monotonic()
     result = run_playbook(
-        work, plays, inventory=inventory, forks=forks, env=env, timeout=600, fresh=True
+        work, plays, inventory=inventory, forks=forks, env=given, timeout=600, fresh=True
     )
     seconds = time.monotonic() - began
-    result.ok()
+    if not failing:
+        result.ok()
     entries = [json.loads(line) for line in record.read_text().splitlines()]
     tasks: dict[str, list[float]] = {}
     for entry, following in itertools.pairwise(entries):
         if entry["task"] is not None:
             tasks.setdefault(entry["task"], []).append(following["at"] - entry["at"])
-    return Timed(seconds, tasks, entries[-1]["changed"])
+    return Timed(seconds, tasks, entries[-1]["changed"], entries[-1]["failed"])

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,20 @@ def echo() -> Iterator[Echo]:
     """A far end."""
     with Echo() as service:
         yield service
+
+
+@pytest.fixture
+def world(work: Path, bastion: Sshd) -> Iterator[Mapping[str, str]]:
+    """An environment in which `ssh bastion` works; the masters that are left are closed."""
+    config = bastion.ssh_config()
+    programs = work / "bin"
+    programs.mkdir()
+    for name in ("ssh", "sftp", "scp"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {config} "$@"\n')
+        program.chmod(0o755)
+    yield {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    ssh = Ssh(config)
+    for socket in (work / "h/.ansible/mux").glob("*"):
+        if socket.is_socket():
+            ssh.control(socket, "exit")

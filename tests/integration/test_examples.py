@@ -10,10 +10,8 @@ and `ssh` by one that finds `bastion` in a configuration of the test's own.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,6 @@ import pytest
 import yaml
 
 from tests.support.accounts import Account
-from tests.support.client import Ssh
 from tests.support.guide import GUIDE, plays_of
 from tests.support.playbook import CHECKOUT, ansible_environment, run_playbook
 from tests.support.services import Page
@@ -38,6 +35,7 @@ def _pages(kind: str) -> list[Any]:
     return [
         pytest.param(plays, id=f"{page.stem}-{number}")
         for page in sorted(GUIDE.glob("*.rst"))
+        if page.stem != "guide_other_ways"  # test_other_ways.py has what those need
         for number, plays in enumerate(plays_of(page.read_text(encoding="utf-8")))
         if _kind(plays[0]) == kind
     ]
@@ -55,23 +53,6 @@ def service() -> Iterator[Page]:
     """Stands for whatever the examples look for behind the bastion."""
     with Page() as running:
         yield running
-
-
-@pytest.fixture
-def world(work: Path, bastion: Sshd) -> Iterator[Mapping[str, str]]:
-    """An environment in which `ssh bastion` works; the masters that are left are closed."""
-    config = bastion.ssh_config()
-    programs = work / "bin"
-    programs.mkdir()
-    for name in ("ssh", "sftp", "scp"):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec {shutil.which(name)} -F {config} "$@"\n')
-        program.chmod(0o755)
-    yield {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    ssh = Ssh(config)
-    for socket in (work / "h/.ansible/mux").glob("*"):
-        if socket.is_socket():
-            ssh.control(socket, "exit")
 
 
 def _localised(text: str, service: Page) -> str:

@@ -46,6 +46,19 @@ def clients(port: int) -> list[psutil.Process]:
     return found
 
 
+def belonging(directory: Path) -> list[psutil.Process]:
+    """The live ssh processes that were told of a file below `directory`, wherever they run.
+
+    A master has written its socket's name over its arguments.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "ssh" and any(f"{directory}/" in w for w in process.cmdline()):
+                found.append(process)
+    return found
+
+
 def listeners(pid: int) -> set[tuple[str, int]]:
     """Where process `pid` listens: (address, port)."""
     return {

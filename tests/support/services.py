@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -199,15 +200,27 @@ class _PageHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        cast("Any", self.server).seen.append(self.requestline)
+
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
 
 
 class Page(Service):
-    """Answers every HTTP GET with `body`."""
+    """Answers every HTTP GET with `body`, over TLS where it has a context for that.
 
-    def __init__(self, body: bytes = b"behind the bastion\n") -> None:
+    `seen` has the first line of each request.
+    """
+
+    def __init__(
+        self, body: bytes = b"behind the bastion\n", tls: ssl.SSLContext | None = None
+    ) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _PageHandler)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        self.seen: list[str] = []
+        cast("Any", server).seen = self.seen
         cast("Any", server).body = body
         self.server = server
         self.address = ("127.0.0.1", server.server_address[1])

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -62,6 +63,7 @@ class Sshd:
     It lets `user` (whoever runs the tests, unless told) in with the key `identity_file`. `options`
     are keywords of sshd_config, put before our own; a list gives several lines, None drops ours.
     `more` is text for the end, for Match blocks.
+    `prefix` is a command that becomes the sshd whose command line follows it.
     `addresses` are at most 16 of loopback, such as 127.0.0.7. `port` is chosen once and stays the
     same over `restart`.
     """
@@ -76,6 +78,7 @@ class Sshd:
         user: str | None = None,
         name: str = "bastion",
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.directory = directory / name
@@ -89,6 +92,7 @@ class Sshd:
         self.options = dict(options or {})
         self.more = more
         self.environment = dict(environment or {})
+        self.prefix = list(prefix)
         self.log_file = self.directory / "log"
         self.known_hosts = self.directory / "known_hosts"
         self.authorized_keys = self.directory / "authorized_keys"
@@ -244,6 +248,19 @@ class Sshd:
         )
         return path
 
+    def variables(self, host: str | None = None) -> dict[str, Any]:
+        """What makes it a host of an inventory. Of this user's own configuration nothing counts."""
+        options = {"UserKnownHostsFile": str(self.known_hosts), **self.ssh_options()}
+        return {
+            "ansible_host": host or self.host,
+            "ansible_port": self.port,
+            "ansible_user": self.user,
+            "ansible_ssh_private_key_file": str(self.identity_file),
+            "ansible_ssh_common_args": " ".join(
+                ["-F none", *(f"-o {key}={value}" for key, value in options.items())]
+            ),
+        }
+
     def ssh_options(self) -> dict[str, str]:
         """The same as `-o` settings, for who addresses it by `host`, `port` and `user`."""
         return {
@@ -260,7 +277,15 @@ class Sshd:
         assert program, "there is no sshd on this machine"
         said = len(self.log())
         self.process = subprocess.Popen(
-            [program, "-D", "-f", str(self.directory / "sshd_config"), "-E", str(self.log_file)],
+            [
+                *self.prefix,
+                program,
+                "-D",
+                "-f",
+                str(self.directory / "sshd_config"),
+                "-E",
+                str(self.log_file),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

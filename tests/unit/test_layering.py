@@ -72,7 +72,12 @@ def complaint(layer: str, name: str) -> str | None:
         target = name[len(COLLECTION) :].removeprefix("module_utils.").partition(".")[0]
         return None if target in LAYERS[layer] else f"{layer} may not import {target}"
     if top == "ansible":
-        allowed = {"engine": "ansible.module_utils.", "modules": "ansible.module_utils."}
+        allowed = {
+            "engine": "ansible.module_utils.",
+            "modules": "ansible.module_utils.",
+            # The options of a plugin that one of ours is a kind of.
+            "doc_fragments": "ansible.plugins.connection.",
+        }
         prefix = allowed.get(layer, "ansible" if layer in EDGES else None)
         if prefix and name.startswith(prefix):
             return None

@@ -73,7 +73,9 @@ def _sockets(params: Mapping[str, Any], context: Context) -> List[Place]:
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:
     try:
-        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+        # What the connection plugin's streams are set up through is there for a moment.
+        masters = not entry.name.startswith(".way-")
+        return masters and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
     except OSError:
         return False
 

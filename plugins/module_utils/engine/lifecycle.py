@@ -46,6 +46,9 @@ _GRACE = 2.0
 #: How long one that has nothing to wait for takes to end, generously.
 _AT_ONCE = 0.2
 
+#: What the connection plugin leaves beside a socket.
+_OF_CONNECTIONS = (".slots", ".nounix")
+
 #: Names beside a socket while another master takes its place.
 _OLD = ".old"
 _NEW = ".new"
@@ -192,6 +195,9 @@ def forget(control_path: str) -> None:
     """Remove what lies beside the socket of a master that was ended."""
     ledger_file.remove(control_path)
     master_log.remove(control_path)
+    for suffix in _OF_CONNECTIONS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(control_path + suffix)
 
 
 def clean(control_path: str, found: Observation) -> None:

@@ -39,5 +39,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc, unused-ignore]
         self._write(task.get_name())
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        changed = sum(stats.summarize(host)["changed"] for host in stats.processed)
-        self._write(None, changed=changed)
+        hosts = [stats.summarize(host) for host in stats.processed]
+        failed = sum(bool(host["unreachable"] or host["failures"]) for host in hosts)
+        self._write(None, changed=sum(host["changed"] for host in hosts), failed=failed)
