@@ -45,6 +45,8 @@ def _kind(play: Mapping[str, Any]) -> str:
     # test_role_server.py has the bastions for those.
     if "bastion.mux.server" in play.get("roles", ()):
         return "server"
+    if play["hosts"] == "fleet":
+        return "fleet"  # connection/test_guide.py
     return "laptops" if play["hosts"] == "laptops" else "bastion"
 
 

@@ -1,0 +1,36 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guide's thousand hosts behind one bastion, with three of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.guide import GUIDE, blocks_of, plays_of
+from tests.support.playbook import run_playbook
+from tests.support.sshd import Sshd
+from tests.support.targets import SERVER, Targets
+
+COUNT = 3
+
+
+def test_a_thousand_hosts(work: Path, bastion: Sshd, make_sshd: Callable[..., Sshd]) -> None:
+    targets = Targets(work, bastion, make_sshd(**SERVER), COUNT)
+    text = (GUIDE / "guide_thousand.rst").read_text(encoding="utf-8")
+    inventory: dict[str, Any] = next(one for one in blocks_of(text) if "all" in one)
+    bastions, fleet = (inventory["all"]["children"][name] for name in ("bastions", "fleet"))
+    there = targets.inventory()
+    bastions["hosts"] = there["bastions"]["hosts"]
+    fleet["hosts"] = there["targets"]["hosts"]
+    fleet["vars"] |= there["targets"]["vars"]
+    ((play,),) = plays_of(text)
+    master = {"hosts": "bastions", "gather_facts": False}
+    for state, changes in (("present", 0), ("absent", 1)):
+        book = [play, {**master, "tasks": [{"bastion.mux.ssh_master": {"state": state}}]}]
+        done = run_playbook(work, book, inventory=inventory).ok()
+        assert len(done.tasks("Reach it")) == COUNT
+        assert done.changed() == changes
+        assert bastion.logins() == 1
