@@ -121,7 +121,6 @@ import hashlib
 import itertools
 import os
 import pwd
-import re
 import shlex
 import socket
 import zlib
@@ -176,24 +175,50 @@ def _define_options() -> None:
 
 _define_options()
 
-#: A configuration that only ssh itself can read: what it means depends on programs, the network
-#: or the environment.
-_CHANGING = re.compile(
-    rb"^\s*(?:match\b.*\b(?:exec|localnetwork)\b|canonicalizehostname\b(?!\W*no\b)"
-    rb"|(?:hostname|user|port|proxyjump)\b.*\$)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_INCLUDE = re.compile(rb"^\s*include\b\W*?(?=[^\s=])(.+)$", re.IGNORECASE | re.MULTILINE)
+# No regular expressions from here on: each worker would compile them anew.
+
+#: Words without which a configuration neither changes by itself nor includes another one.
+_TELLING = (b"include", b"exec", b"localnetwork", b"canonicalize", b"$")
+
+#: Keywords that say where a host is.
+_WHERE = (b"hostname", b"user", b"port", b"proxyjump")
+
 #: readconf.c, READCONF_MAX_DEPTH.
 _DEPTH = 16
+
+#: The options of ssh without an argument.
+_FLAGS = set("46AaCfGgKkMNnqsTtVvXxYy")
+
+
+def _includes(text: bytes) -> list[bytes] | None:
+    """What a configuration includes; ``None`` where only ssh itself can tell what it means.
+
+    It may depend on programs, the network or the environment.
+    """
+    lowered = text.lower()
+    found: list[bytes] = []
+    if not any(word in lowered for word in _TELLING):
+        return found
+    for line in text.splitlines():
+        keyword, rest = [*line.replace(b"=", b" ", 1).split(None, 1), b"", b""][:2]
+        keyword, said = keyword.lower(), rest.lower()
+        if keyword == b"include":
+            found.append(rest)
+        elif (
+            (keyword == b"match" and (b"exec" in said or b"localnetwork" in said))
+            or (keyword == b"canonicalizehostname" and said.strip() not in (b"no", b"false"))
+            or (keyword in _WHERE and b"$" in rest)
+        ):
+            return None
+    return found
 
 
 def configuration_file(arguments: Sequence[str]) -> str | None:
     """The file that ``-F`` names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        match = re.match(r"-[46AaCfGgKkMNnqsTtVvXxYy]*F(.*)", argument)
-        if match:
-            return match.group(1) or following
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flags, found, file = argument[1:].partition("F")
+        if argument.startswith("-") and found and _FLAGS.issuperset(flags):
+            return file or following
     return None
 
 
@@ -216,9 +241,10 @@ def configuration(arguments: tuple[str, ...]) -> bytes | None:
         except OSError:
             return True
         texts.append(text)
-        if _CHANGING.search(text) or depth == _DEPTH:
+        includes = _includes(text)
+        if includes is None or depth == _DEPTH:
             return False
-        for line in _INCLUDE.findall(text):
+        for line in includes:
             for pattern in shlex.split(os.fsdecode(line), comments=True):
                 whole = os.path.join(base, os.path.expanduser(pattern))
                 if not all(read(name, base, depth + 1) for name in sorted(glob.glob(whole))):
@@ -248,9 +274,10 @@ def is_up(path: str) -> bool:
 def _control_path(command: list[bytes]) -> str | None:
     """The control socket that a command names; ``None`` where ssh would have to expand it."""
     for argument in command:
-        match = re.match(rb"(?:-o)?controlpath\s*[=\s]\s*\"?([^\"]+)", argument, re.IGNORECASE)
-        if match:
-            path = os.fsdecode(match.group(1))
+        # As "-o" and its value, or as one.
+        option = argument.removeprefix(b"-o").strip()
+        if option[:11].lower() == b"controlpath":
+            path = os.fsdecode(option[11:].strip(b" \t=").strip(b'"'))
             return path if path.startswith("/") and "%" not in path else None
     return None
 
@@ -258,13 +285,16 @@ def _control_path(command: list[bytes]) -> str | None:
 def parse(name: str) -> dict[str, Any]:
     """``user@host:port`` as parameters of ssh_master."""
     user, _at, place = name.rpartition("@")
-    match = re.fullmatch(r"\[(.+)\](?::([0-9]+))?|([^:]+)(?::([0-9]+))?|(.+)", place)
-    params: dict[str, Any] = {"host": place}
-    if match:
-        params["host"] = match.group(1) or match.group(3) or match.group(5)
-        port = match.group(2) or match.group(4)
-        if port:
-            params["port"] = int(port)
+    if place.startswith("["):
+        host, _bracket, port = place[1:].partition("]")
+        port = port.removeprefix(":")
+    elif place.count(":") == 1:
+        host, _colon, port = place.partition(":")
+    else:
+        host, port = place, ""
+    params: dict[str, Any] = {"host": host}
+    if port:
+        params["port"] = port
     if user:
         params["user"] = user
     return params
