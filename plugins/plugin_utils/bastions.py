@@ -206,12 +206,8 @@ def _locked(path: str) -> Iterator[TextIO]:
     """Hold a lock, and have its file to write in."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(path, flags, 0o600), "r+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_POLL)
+        # In the kernel: fifty forks that look again and again cost more than the login.
+        fcntl.flock(file, fcntl.LOCK_EX)
         wrote = False
         try:
             yield file
