@@ -72,8 +72,10 @@ options:
   bastion_persist:
     description:
       - How long the bastion's master stays.
-      - V(yes) is until somebody ends it, a time such as V(10m) is that long after the last
-        connection through it has ended. As O(bastion.mux.ssh_master#module:persist).
+      - V(yes) is until somebody ends it, as O(bastion.mux.ssh_master#module:persist) has it.
+      - A time such as V(10m) is that long after the last connection through it has ended.
+      - With V(no), a master that this plugin opened is closed when the last run of Ansible that
+        uses it has ended, however it ended.
     type: str
     default: 'yes'
     ini:
@@ -182,6 +184,9 @@ _TELLING = (b"include", b"exec", b"localnetwork", b"canonicalize", b"$")
 
 #: Keywords that say where a host is.
 _WHERE = (b"hostname", b"user", b"port", b"proxyjump")
+
+#: There as long as a master is to be closed after the last run that uses it: plugin_utils/runs.py.
+_RUNS = "~/.cache/bastion.mux.runs"
 
 #: readconf.c, READCONF_MAX_DEPTH.
 _DEPTH = 16
@@ -349,22 +354,28 @@ class Connection(ssh.Connection):
     def _bare_run(
         self, cmd: list[bytes], in_data: bytes | None, sudoable: bool = True, checkrc: bool = True
     ) -> tuple[int, bytes, bytes]:
-        if not self._bastions or (self._own_path and is_up(self._own_path)):
+        connected = self._own_path is not None and is_up(self._own_path)
+        if not self._bastions or (connected and not os.path.isdir(os.path.expanduser(_RUNS))):
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
         # Not sooner: a task over a connection that is there does not pay for it.
         from ansible_collections.bastion.mux.plugins.plugin_utils import bastions
 
+        run, task = self._task
         settings = bastions.Settings(
             ssh_executable=self.get_option("ssh_executable"),
             persist=self.get_option("bastion_persist"),
             max_setups=self.get_option("bastion_max_setups"),
             max_channels=self.get_option("bastion_max_channels"),
             seconds=float(self.get_option("timeout")),
-            task=(*self._task, next(self._attempts)),
+            task=(run, task, next(self._attempts)),
+            run=None if run is None else int(run),
             log=lambda line: ssh.display.vvv(line, host=self.host),
             warn=ssh.display.warning,
         )
         way = bastions.Way(self._in_order(), self._read, settings)
+        if connected:
+            way.use()
+            return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
         doubtful, self._doubtful = self._doubtful, False
         try:
             with way.to_target(self._own_path, doubtful=doubtful) as proxy:
