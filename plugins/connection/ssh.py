@@ -72,8 +72,10 @@ options:
   bastion_persist:
     description:
       - How long the bastion's master stays.
-      - V(yes) is until somebody ends it, a time such as V(10m) is that long after the last
-        connection through it has ended. As O(bastion.mux.ssh_master#module:persist).
+      - V(yes) is until somebody ends it, as O(bastion.mux.ssh_master#module:persist) has it.
+      - A time such as V(10m) is that long after the last connection through it has ended.
+      - With V(no), a master that this plugin opened is closed when the last run of Ansible that
+        uses it has ended, however it ended.
     type: str
     default: 'yes'
     ini:
@@ -121,7 +123,6 @@ import hashlib
 import itertools
 import os
 import pwd
-import re
 import shlex
 import socket
 import zlib
@@ -176,24 +177,53 @@ def _define_options() -> None:
 
 _define_options()
 
-#: A configuration that only ssh itself can read: what it means depends on programs, the network
-#: or the environment.
-_CHANGING = re.compile(
-    rb"^\s*(?:match\b.*\b(?:exec|localnetwork)\b|canonicalizehostname\b(?!\W*no\b)"
-    rb"|(?:hostname|user|port|proxyjump)\b.*\$)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_INCLUDE = re.compile(rb"^\s*include\b\W*?(?=[^\s=])(.+)$", re.IGNORECASE | re.MULTILINE)
+# No regular expressions from here on: each worker would compile them anew.
+
+#: Words without which a configuration neither changes by itself nor includes another one.
+_TELLING = (b"include", b"exec", b"localnetwork", b"canonicalize", b"$")
+
+#: Keywords that say where a host is.
+_WHERE = (b"hostname", b"user", b"port", b"proxyjump")
+
+#: There as long as a master is to be closed after the last run that uses it: plugin_utils/runs.py.
+_RUNS = "~/.cache/bastion.mux.runs"
+
 #: readconf.c, READCONF_MAX_DEPTH.
 _DEPTH = 16
+
+#: The options of ssh without an argument.
+_FLAGS = set("46AaCfGgKkMNnqsTtVvXxYy")
+
+
+def _includes(text: bytes) -> list[bytes] | None:
+    """What a configuration includes; ``None`` where only ssh itself can tell what it means.
+
+    It may depend on programs, the network or the environment.
+    """
+    lowered = text.lower()
+    found: list[bytes] = []
+    if not any(word in lowered for word in _TELLING):
+        return found
+    for line in text.splitlines():
+        keyword, rest = [*line.replace(b"=", b" ", 1).split(None, 1), b"", b""][:2]
+        keyword, said = keyword.lower(), rest.lower()
+        if keyword == b"include":
+            found.append(rest)
+        elif (
+            (keyword == b"match" and (b"exec" in said or b"localnetwork" in said))
+            or (keyword == b"canonicalizehostname" and said.strip() not in (b"no", b"false"))
+            or (keyword in _WHERE and b"$" in rest)
+        ):
+            return None
+    return found
 
 
 def configuration_file(arguments: Sequence[str]) -> str | None:
     """The file that ``-F`` names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        match = re.match(r"-[46AaCfGgKkMNnqsTtVvXxYy]*F(.*)", argument)
-        if match:
-            return match.group(1) or following
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flags, found, file = argument[1:].partition("F")
+        if argument.startswith("-") and found and _FLAGS.issuperset(flags):
+            return file or following
     return None
 
 
@@ -216,9 +246,10 @@ def configuration(arguments: tuple[str, ...]) -> bytes | None:
         except OSError:
             return True
         texts.append(text)
-        if _CHANGING.search(text) or depth == _DEPTH:
+        includes = _includes(text)
+        if includes is None or depth == _DEPTH:
             return False
-        for line in _INCLUDE.findall(text):
+        for line in includes:
             for pattern in shlex.split(os.fsdecode(line), comments=True):
                 whole = os.path.join(base, os.path.expanduser(pattern))
                 if not all(read(name, base, depth + 1) for name in sorted(glob.glob(whole))):
@@ -248,9 +279,10 @@ def is_up(path: str) -> bool:
 def _control_path(command: list[bytes]) -> str | None:
     """The control socket that a command names; ``None`` where ssh would have to expand it."""
     for argument in command:
-        match = re.match(rb"(?:-o)?controlpath\s*[=\s]\s*\"?([^\"]+)", argument, re.IGNORECASE)
-        if match:
-            path = os.fsdecode(match.group(1))
+        # As "-o" and its value, or as one.
+        option = argument.removeprefix(b"-o").strip()
+        if option[:11].lower() == b"controlpath":
+            path = os.fsdecode(option[11:].strip(b" \t=").strip(b'"'))
             return path if path.startswith("/") and "%" not in path else None
     return None
 
@@ -258,13 +290,16 @@ def _control_path(command: list[bytes]) -> str | None:
 def parse(name: str) -> dict[str, Any]:
     """``user@host:port`` as parameters of ssh_master."""
     user, _at, place = name.rpartition("@")
-    match = re.fullmatch(r"\[(.+)\](?::([0-9]+))?|([^:]+)(?::([0-9]+))?|(.+)", place)
-    params: dict[str, Any] = {"host": place}
-    if match:
-        params["host"] = match.group(1) or match.group(3) or match.group(5)
-        port = match.group(2) or match.group(4)
-        if port:
-            params["port"] = int(port)
+    if place.startswith("["):
+        host, _bracket, port = place[1:].partition("]")
+        port = port.removeprefix(":")
+    elif place.count(":") == 1:
+        host, _colon, port = place.partition(":")
+    else:
+        host, port = place, ""
+    params: dict[str, Any] = {"host": host}
+    if port:
+        params["port"] = port
     if user:
         params["user"] = user
     return params
@@ -319,22 +354,28 @@ class Connection(ssh.Connection):
     def _bare_run(
         self, cmd: list[bytes], in_data: bytes | None, sudoable: bool = True, checkrc: bool = True
     ) -> tuple[int, bytes, bytes]:
-        if not self._bastions or (self._own_path and is_up(self._own_path)):
+        connected = self._own_path is not None and is_up(self._own_path)
+        if not self._bastions or (connected and not os.path.isdir(os.path.expanduser(_RUNS))):
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
         # Not sooner: a task over a connection that is there does not pay for it.
         from ansible_collections.bastion.mux.plugins.plugin_utils import bastions
 
+        run, task = self._task
         settings = bastions.Settings(
             ssh_executable=self.get_option("ssh_executable"),
             persist=self.get_option("bastion_persist"),
             max_setups=self.get_option("bastion_max_setups"),
             max_channels=self.get_option("bastion_max_channels"),
             seconds=float(self.get_option("timeout")),
-            task=(*self._task, next(self._attempts)),
+            task=(run, task, next(self._attempts)),
+            run=None if run is None else int(run),
             log=lambda line: ssh.display.vvv(line, host=self.host),
             warn=ssh.display.warning,
         )
         way = bastions.Way(self._in_order(), self._read, settings)
+        if connected:
+            way.use()
+            return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
         doubtful, self._doubtful = self._doubtful, False
         try:
             with way.to_target(self._own_path, doubtful=doubtful) as proxy:

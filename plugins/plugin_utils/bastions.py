@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure
 
-from ansible_collections.bastion.mux.plugins.plugin_utils import way
+from ansible_collections.bastion.mux.plugins.plugin_utils import runs, way
 
 #: Where ``ssh -G``'s answers lie, too; what is a day old is removed with them.
 _DIRECTORY = "~/.cache/bastion.mux"
@@ -96,6 +96,7 @@ class Settings:
     """What the options say.
 
     :ivar task: what the hosts of one attempt at one task have in common.
+    :ivar run: the process of the run of Ansible.
     :ivar seconds: for one connection.
     """
 
@@ -105,8 +106,14 @@ class Settings:
     max_channels: int
     seconds: float
     task: Sequence[Any]
+    run: int | None
     log: Say
     warn: Say
+
+    @property
+    def closes(self) -> bool:
+        """Whether a master is closed after the last run that uses it."""
+        return self.persist.strip().lower() in ("no", "false")
 
 
 class Bastion:
@@ -173,16 +180,19 @@ class Bastion:
             if shared is not None:
                 raise shared
             try:
-                path = self._open(settings)
+                path, new = self._open(settings)
             except Failure as failure:
                 record = {"at": time.time(), "task": task, "told": failure.told}
                 file.write(json.dumps(record))
                 raise
             if self._lasting:
                 _write(self._known + ".path", path)
+            if settings.run is not None:
+                runs.use(path, settings.run, close=settings.closes and new)
             return path
 
-    def _open(self, settings: Settings) -> str:
+    def _open(self, settings: Settings) -> tuple[str, bool]:
+        """Its master's socket, and whether it is a new one."""
         # Only by who opens it: it takes longer than a whole task that has nothing to open.
         from ansible_collections.bastion.mux.plugins.plugin_utils import opening
 
@@ -191,14 +201,14 @@ class Bastion:
         params = {
             **given,
             "ssh_executable": settings.ssh_executable,
-            "persist": settings.persist,
+            "persist": "yes" if settings.closes else settings.persist,
             "connect_timeout": seconds,
             "timeout": seconds,
         }
         result = opening.opened(params, self._extra, settings.log)
         if result.get("failed"):
             raise _failure(result["reason"], f"bastion {self.name}: {result['msg']}")
-        return str(result["control_path"])
+        return str(result["control_path"]), bool(result["changed"])
 
 
 @contextlib.contextmanager
@@ -206,12 +216,8 @@ def _locked(path: str) -> Iterator[TextIO]:
     """Hold a lock, and have its file to write in."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(path, flags, 0o600), "r+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_POLL)
+        # In the kernel: fifty forks that look again and again cost more than the login.
+        fcntl.flock(file, fcntl.LOCK_EX)
         wrote = False
         try:
             yield file
@@ -239,6 +245,13 @@ class Way:
         self._bastions = [Bastion(params, read) for params in bastions]
         self._settings = settings
 
+    def use(self) -> None:
+        """Note that this run uses the masters that there are."""
+        for bastion in self._bastions:
+            path = bastion.running()
+            if path is not None and self._settings.run is not None:
+                runs.use(path, self._settings.run)
+
     def _controls(self, *, doubtful: bool) -> list[str]:
         """The sockets of the masters to try, in order; the first one was there a moment ago.
 
@@ -256,6 +269,7 @@ class Way:
                 self._settings.log(str(failure))
                 failures.append(failure)
                 continue
+            self.use()
             return list(dict.fromkeys([first, *others]))
         if len(failures) == 1:
             raise failures[0]

@@ -8,6 +8,8 @@ Private to the collection: no promise is made about it.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from ansible_collections.bastion.mux.plugins.module_utils.model.target import (
     Argument,
     identity_hash,
 )
+from ansible_collections.bastion.mux.plugins.module_utils.system import processes
 from ansible_collections.bastion.mux.plugins.module_utils.system.ssh import Ssh
 
 
@@ -32,7 +35,27 @@ def opened(
     :returns: the result of the task.
     """
     # One that runs is good, whatever it was opened with.
-    checked = ArgumentSpecValidator(spec.SSH_MASTER).validate({**params, "on_drift": "ignore"})
+    return _run({**params, "on_drift": "ignore"}, extra, log)
+
+
+def closed(control_path: str) -> None:
+    """Have no master there, unless it is somebody else's."""
+    _run({"control_path": control_path, "state": "absent"}, (), lambda _line: None)
+
+
+def start(script: str, *arguments: str) -> None:
+    """Run a script of this collection in the background, beyond the end of this process."""
+    root = script.partition("/ansible_collections/")[0]
+    path = os.pathsep.join([root, *filter(None, sys.path)])
+    processes.start_detached(
+        [sys.executable, script, *arguments], {**os.environ, "PYTHONPATH": path}
+    )
+
+
+def _run(
+    params: Mapping[str, Any], extra: Sequence[str], log: Callable[[str], None]
+) -> dict[str, Any]:
+    checked = ArgumentSpecValidator(spec.SSH_MASTER).validate(dict(params))
     if checked.error_messages:
         return {"failed": True, "reason": "invalid", "msg": "; ".join(checked.error_messages)}
     given = {**checked.validated_parameters, spec.EXTRA_ARGUMENTS: list(extra)}

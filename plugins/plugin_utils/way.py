@@ -70,6 +70,11 @@ def forward(kind: int, number: int, path: bytes, host: bytes, port: int) -> byte
     return string(u32(kind) + u32(number) + u32(_LOCAL) + listen + connect)
 
 
+def alive_check(number: int) -> bytes:
+    """The request for the master's process id."""
+    return string(u32(_ALIVE_CHECK) + u32(number))
+
+
 class Master:
     """A dialogue with a master."""
 
@@ -112,7 +117,7 @@ class Master:
 
         :raises OSError: it does not answer.
         """
-        self._socket.sendall(string(u32(_ALIVE_CHECK) + u32(1)))
+        self._socket.sendall(alive_check(1))
         return int.from_bytes(self._message()[8:12], "big")
 
     def stream(self, host: bytes, port: int) -> _socket.socket:

@@ -24,7 +24,15 @@ import psutil
 import yaml
 
 from tests.benchmark import page
-from tests.benchmark.cases import client_config, forwardings, growth, info, opening, unchanged
+from tests.benchmark.cases import (
+    client_config,
+    forwardings,
+    growth,
+    info,
+    opening,
+    thousand,
+    unchanged,
+)
 from tests.benchmark.measure import Results
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -35,6 +43,7 @@ CASES: dict[str, Callable[..., Results]] = {
     "info": info.measure,
     "opening": opening.measure,
     "growth": growth.measure,
+    "thousand": thousand.measure,
     "client_config": client_config.measure,
 }
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 import traceback
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Mapping, Optional
 
 try:
     import psutil
@@ -88,6 +89,19 @@ def _is_stopped(pid: int) -> bool:
         return str(psutil.Process(pid).status()) == str(psutil.STATUS_STOPPED)
     except psutil.Error:
         return False
+
+
+def start_detached(command: List[str], environment: Mapping[str, str]) -> None:
+    """Start a process that outlives this one, whatever signals that gets."""
+    subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+        env=environment,
+    )
 
 
 def has_open(pid: int, path: str) -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from typing import IO, Callable, Dict, List, Optional, Sequence
+from typing import IO, Callable, Dict, Iterator, List, Optional, Sequence
 
 from ..model import diagnosis, ssh_inputs, target
 from ..model.errors import MuxError
@@ -29,6 +30,9 @@ from .ssh_answers import Answer
 #: A bound on ssh invocations that stay on this machine, in seconds: a ``Match exec`` of the
 #: user's configuration may hang.
 _LOCAL_TIMEOUT = 10.0
+
+#: How many files a master may open, where the system's administrator allows that.
+_DESCRIPTORS = 8192
 
 Log = Callable[[str], None]
 
@@ -154,6 +158,7 @@ class Ssh:
                     askpass.answering(secrets, os.path.dirname(control_path))
                 )
                 environment.update(answers)
+            stack.enter_context(_many_descriptors())
             try:
                 process = subprocess.Popen(
                     command,
@@ -191,6 +196,23 @@ class Ssh:
                 "no master to %s: %s"
                 % (host, text or "ssh ended with status %d" % process.returncode),
             )
+
+
+@contextlib.contextmanager
+def _many_descriptors() -> Iterator[None]:
+    """Let what is started meanwhile open as many files as it may at all.
+
+    Each connection through a master is one, and what a shell allows is 1024 in most places, on
+    macOS 256.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    try:
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _wait(process: subprocess.Popen[bytes], heard: _Heard, timeout: float) -> bool:

@@ -102,7 +102,7 @@ def test_spread(work: Path, make_sshd: Callable[..., Sshd]) -> None:
 def test_cut_off(work: Path, make_sshd: Callable[..., Sshd]) -> None:
     fleet = Fleet(work, make_sshd, bastions=1)
     (bastion,) = fleet.bastions
-    how = {"ansible_timeout": 2, "ansible_ssh_args": "-o ControlMaster=no"}
+    how: dict[str, Any] = {"ansible_timeout": 2, "ansible_ssh_args": "-o ControlMaster=no"}
     task = {"name": "do", "raw": "true"}
     fleet.run(task, hosts="t0", **how).ok()
     bastion.freeze()

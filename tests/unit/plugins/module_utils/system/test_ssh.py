@@ -9,6 +9,7 @@ The real one is in tests/integration.
 from __future__ import annotations
 
 import os
+import resource
 import textwrap
 import time
 from pathlib import Path
@@ -200,6 +201,19 @@ def test_how_it_is_started(
     assert terminal in ("?", "??")
     assert require == "never"
     assert "ssh -p 7 (port)" in lines
+
+
+def test_it_may_open_many_files(script: Script, work: Path) -> None:
+    # Each connection through a master is one.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        open_master(script('ulimit -n >"$here/files"'), work)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (256, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert int((work / "files").read_text()) == most
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+# Copyright (c) 2026, bastion.mux contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ProxyCommand says what the collection's client says, and imports nothing of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from ansible_collections.bastion.mux.plugins.module_utils.engine import lifecycle
+from ansible_collections.bastion.mux.plugins.module_utils.protocol import messages
+from ansible_collections.bastion.mux.plugins.module_utils.protocol.messages import WireForward
+from ansible_collections.bastion.mux.plugins.module_utils.system import master_log
+from ansible_collections.bastion.mux.plugins.plugin_utils import bastions, way
+
+
+def test_its_messages() -> None:
+    assert way.hello() == messages.Hello(messages.VERSION, {}).encode()
+    path = "/run/ü.sock"
+    wire = WireForward(messages.LOCAL, path, messages.STREAMLOCAL, "10.0.0.1", 22)
+    said = [
+        way.forward(kind, 7, path.encode(), b"10.0.0.1", 22)
+        for kind in (way._OPEN_FORWARD, way._CLOSE_FORWARD)
+    ]
+    assert said == [messages.OpenForward(wire).encode(7), messages.CloseForward(wire).encode(7)]
+    assert way.alive_check(7) == messages.AliveCheck().encode(7)
+    assert messages.decode_reply(way.u32(way._OK) + way.u32(7)) == (7, messages.Ok())
+
+
+def test_its_files() -> None:
+    assert master_log.path_of("/a") == "/a" + way.LOG
+    assert {bastions.SLOTS, way.NO_UNIX} == set(lifecycle._OF_CONNECTIONS)
+
+
+def test_it_imports_next_to_nothing() -> None:
+    # What it costs is paid for each target.
+    arguments = ["1", "/dev/null", "host", "22", "/there/is/none"]
+    told = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "importtime", way.__file__, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    assert "no master answers" in told
+    names = {line.rpartition("|")[2].strip() for line in told.splitlines() if "|" in line}
+    assert "_socket" in names
+    assert not names & {"socket", "subprocess", "re", "enum", "typing", "os", "site", "struct"}
