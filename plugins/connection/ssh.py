@@ -125,12 +125,16 @@ import os
 import pwd
 import shlex
 import socket
+import sys
 import zlib
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 from ansible.constants import config
 from ansible.plugins.connection import ssh
+
+_UTILS = "ansible_collections.bastion.mux.plugins.plugin_utils"
 
 #: Where it registers what its options are, under the name that the loader gives it.
 _DEFINITIONS = __name__
@@ -263,6 +267,24 @@ def configuration(arguments: tuple[str, ...]) -> bytes | None:
     return b"\0".join(texts) if understood else None
 
 
+def _not_sooner(name: str) -> Any:
+    """A module of plugin_utils: a task over a connection that is there does not pay for it.
+
+    Python's own loader keeps what it has compiled. That of Ansible's collections compiles whatever
+    is imported, in each worker, which takes longer than all that is done here.
+    """
+    for one in ("way", "runs", name) if name == "bastions" else (name,):
+        full = f"{_UTILS}.{one}"
+        if full not in sys.modules:
+            path = os.path.join(os.path.dirname(__file__), os.pardir, "plugin_utils", one + ".py")
+            spec = spec_from_file_location(full, os.path.normpath(path))
+            if spec is None or spec.loader is None:
+                raise ImportError(path)
+            sys.modules[full] = module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+    return sys.modules[f"{_UTILS}.{name}"]
+
+
 def is_up(path: str) -> bool:
     """Whether somebody listens at a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -357,9 +379,7 @@ class Connection(ssh.Connection):
         connected = self._own_path is not None and is_up(self._own_path)
         if not self._bastions or (connected and not os.path.isdir(os.path.expanduser(_RUNS))):
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
-        # Not sooner: a task over a connection that is there does not pay for it.
-        from ansible_collections.bastion.mux.plugins.plugin_utils import bastions
-
+        bastions = _not_sooner("bastions")
         run, task = self._task
         settings = bastions.Settings(
             ssh_executable=self.get_option("ssh_executable"),
@@ -422,12 +442,10 @@ class Connection(ssh.Connection):
             [(key, one[key]) for key in sorted(one) if key != "password"] for one in self._bastions
         ]
         if text is None:
-            from ansible_collections.bastion.mux.plugins.plugin_utils import opening
-
             known = [("-p", port), ("-l", user)]
             given = [word for flag, value in known if value for word in (flag, str(value))]
             way.append(
-                opening.effective(
+                _not_sooner("opening").effective(
                     self.get_option("ssh_executable"),
                     [*given, *self._ssh_arguments("ssh")],
                     self.host,
@@ -449,6 +467,5 @@ class Connection(ssh.Connection):
             # As with ProxyJump, the file that the target's ssh reads counts for the bastion's.
             file = configuration_file(self._ssh_arguments("ssh"))
             return params if file is None else {**params, "ssh_config": file}
-        from ansible_collections.bastion.mux.plugins.plugin_utils import inventory
-
-        return inventory.login(self._hostvars[name])
+        found: dict[str, Any] = _not_sooner("inventory").login(self._hostvars[name])
+        return found
