@@ -117,6 +117,54 @@ options:
       - name: ansible_bastion_max_channels
 """
 
+EXAMPLES = r"""
+# An inventory. The bastion is a host of it, the others are reached through it:
+#   ansible all -i inventory.yml -m ansible.builtin.ping
+all:
+  vars:
+    ansible_connection: bastion.mux.ssh
+
+bastions:
+  hosts:
+    bastion:
+      ansible_host: bastion.example.com
+      ansible_user: jump
+    # For whatever the other one cannot do at the moment.
+    spare:
+      ansible_host: spare.example.com
+      ansible_user: jump
+
+web:
+  hosts:
+    web1:
+      ansible_host: 10.0.1.1
+    web2:
+      ansible_host: 10.0.1.2
+  vars:
+    ansible_bastion: bastion
+
+# The first one that can be logged in to. With "spread", each takes a part of the hosts.
+database:
+  hosts:
+    db1:
+      ansible_host: 10.0.2.1
+  vars:
+    ansible_bastion: [bastion, spare]
+    ansible_bastion_strategy: failover
+    # Where one is lost, try again, and so over the other one.
+    ansible_ssh_retries: 2
+
+# A bastion that is no host of the inventory, whose master is closed with the last run. What is not
+# said here comes from your ssh configuration.
+backup:
+  hosts:
+    backup1:
+      ansible_host: 10.0.3.1
+  vars:
+    ansible_bastion: jump@[2001:db8::1]:2222
+    ansible_bastion_persist: 'no'
+"""
+
 import functools
 import glob
 import hashlib
