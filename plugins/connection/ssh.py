@@ -40,8 +40,9 @@ options:
         configuration.
       - The name of a host of the inventory stands for that host, with its C(ansible_host),
         C(ansible_port), C(ansible_user), C(ansible_ssh_private_key_file), C(ansible_password),
-        C(ansible_ssh_common_args) and C(ansible_ssh_extra_args). It is not reached through itself,
-        so that the variable may be one of a group that it belongs to.
+        C(ansible_ssh_common_args) and C(ansible_ssh_extra_args); a C(ProxyJump) there is the way to
+        the bastion. It is not reached through itself, so that the variable may be one of a group
+        that it belongs to.
       - A list, or names with commas between them, are several bastions; O(bastion_strategy) says
         which one a host is reached through.
     type: raw

@@ -125,7 +125,7 @@ class Bastion:
         config = params.get("ssh_config")
         text = read((*self._extra, *(["-F", config] if config else [])))
         public = sorted((key, value) for key, value in params.items() if key != "password")
-        told = repr((public, text, os.getcwd(), socket.gethostname()))
+        told = repr((public, text, _directory(), socket.gethostname()))
         key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         self._known = os.path.join(os.path.expanduser(_DIRECTORY), key)
         #: Whether the parameters and the texts tell all that decides where its socket is.
@@ -136,7 +136,10 @@ class Bastion:
         if self._lasting:
             with contextlib.suppress(OSError), open(self._known + ".path", "rb") as file:
                 path = os.fsdecode(file.read())
-                return path if is_up(path) else None
+                # Where others may write by now, the engine is to say so.
+                directory = os.stat(os.path.dirname(path))
+                safe = directory.st_uid == os.geteuid() and not directory.st_mode & 0o022
+                return path if safe and is_up(path) else None
         return None
 
     def is_down(self) -> bool:
@@ -168,9 +171,15 @@ class Bastion:
         :raises Failure: why there is none; who waited for it and the other hosts of the task share
             it.
         """
+        try:
+            os.makedirs(os.path.dirname(self._known), mode=0o700, exist_ok=True)
+            return self._opened(settings, doubtful=doubtful)
+        except OSError as error:
+            raise _failure("invalid", f"bastion {self.name}: {error}") from None
+
+    def _opened(self, settings: Settings, *, doubtful: bool) -> str:
         began = time.time()
         task = list(settings.task)
-        os.makedirs(os.path.dirname(self._known), mode=0o700, exist_ok=True)
         with _locked(self._known + ".lock") as file:
             path = None if doubtful else self.running()
             if path is not None:
@@ -208,6 +217,14 @@ class Bastion:
         if result.get("failed"):
             raise _failure(result["reason"], f"bastion {self.name}: {result['msg']}")
         return str(result["control_path"]), bool(result["changed"])
+
+
+def _directory() -> str:
+    """Where relative paths begin."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 @contextlib.contextmanager
@@ -290,6 +307,7 @@ class Way:
         python = sys.executable or "python3"
         words = [python, "-I", "-S", _helper(), str(settings.seconds), why]
         quoted = [shlex.quote(word).replace("%", "%%") for word in [*words, *controls]]
+        _read_once(why)  # of one with our process id that was killed
         command = "ProxyCommand=" + " ".join(
             [*quoted[: len(words)], "%h", "%p", *quoted[len(words) :]]
         )
@@ -343,7 +361,10 @@ def _slot(control: str, own_path: str | None, settings: Settings) -> Iterator[No
     deadline = time.monotonic() + settings.seconds * _PATIENCE
     over = threading.Event()
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(control + SLOTS, flags, 0o600)
+    try:
+        descriptor = os.open(control + SLOTS, flags, 0o600)
+    except OSError as error:
+        raise _failure("invalid", f"no connection can be counted: {error}") from None
 
     def watch() -> None:
         end = time.monotonic() + (settings.seconds if own_path else _UNSEEN)
