@@ -368,9 +368,12 @@ def _slot(control: str, own_path: str | None, settings: Settings) -> Iterator[No
 
     def watch() -> None:
         end = time.monotonic() + (settings.seconds if own_path else _UNSEEN)
-        while not over.wait(_POLL) and time.monotonic() < end:
+        began = now = time.monotonic()
+        # Less often the longer it takes: where it does, the machine has no time to spare.
+        while not over.wait(max(_POLL, (now - began) / 4)) and now < end:
             if own_path and is_up(own_path):
                 break
+            now = time.monotonic()
         os.close(descriptor)
 
     def has_room(place: int) -> bool:
