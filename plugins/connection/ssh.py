@@ -6,7 +6,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: ssh
-author: bastion.mux contributors
+author:
+  - bastion.mux contributors (@bastion-mux)
 short_description: Connect over SSH, through a bastion that is logged in to once
 version_added: 0.1.0
 description:
