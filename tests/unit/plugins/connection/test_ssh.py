@@ -179,7 +179,7 @@ def test_names_of_sockets() -> None:
     assert len(set(paths)) == len(WAYS)
     # Of the way and of nothing else.
     for way, path in zip(WAYS, paths, strict=True):
-        more = {"ansible_timeout": 3, "ansible_password": "x", "ansible_pipelining": True}
+        more = {"ansible_timeout": 3, "ansible_pipelining": True}
         assert Host(hostvars=HOSTVARS, **way, **more).path() == path
         if "ansible_ssh_extra_args" not in way:
             assert Host(hostvars=HOSTVARS, **way).path("scp") == path
