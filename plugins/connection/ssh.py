@@ -26,6 +26,9 @@ notes:
     M(bastion.mux.ssh_forward) forwards ports through it.
   - A C(ProxyJump) or C(ProxyCommand) of the ssh configuration or of C(ansible_ssh_common_args) does
     not count for a host that has a O(bastion), and C(-J) there is an error of ssh.
+  - Where your ssh configuration asks programs or the network (C(Match exec),
+    C(CanonicalizeHostname)), ssh is asked in each task which way it means now. That takes a tenth
+    of a second.
 requirements:
   - OpenSSH client 8.4 or newer
   - psutil (Python library)
