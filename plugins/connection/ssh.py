@@ -6,7 +6,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: ssh
-author: bastion.mux contributors
+author:
+  - bastion.mux contributors (@bastion-mux)
 short_description: Connect over SSH, through a bastion that is logged in to once
 version_added: 0.1.0
 description:
@@ -25,6 +26,9 @@ notes:
     M(bastion.mux.ssh_forward) forwards ports through it.
   - A C(ProxyJump) or C(ProxyCommand) of the ssh configuration or of C(ansible_ssh_common_args) does
     not count for a host that has a O(bastion), and C(-J) there is an error of ssh.
+  - Where your ssh configuration asks programs or the network (C(Match exec),
+    C(CanonicalizeHostname)), ssh is asked in each task which way it means now. That takes a tenth
+    of a second.
 requirements:
   - OpenSSH client 8.4 or newer
   - psutil (Python library)
@@ -40,8 +44,9 @@ options:
         configuration.
       - The name of a host of the inventory stands for that host, with its C(ansible_host),
         C(ansible_port), C(ansible_user), C(ansible_ssh_private_key_file), C(ansible_password),
-        C(ansible_ssh_common_args) and C(ansible_ssh_extra_args). It is not reached through itself,
-        so that the variable may be one of a group that it belongs to.
+        C(ansible_ssh_common_args) and C(ansible_ssh_extra_args); a C(ProxyJump) there is the way to
+        the bastion. It is not reached through itself, so that the variable may be one of a group
+        that it belongs to.
       - A list, or names with commas between them, are several bastions; O(bastion_strategy) says
         which one a host is reached through.
     type: raw
@@ -117,6 +122,54 @@ options:
       - name: ansible_bastion_max_channels
 """
 
+EXAMPLES = r"""
+# An inventory. The bastion is a host of it, the others are reached through it:
+#   ansible all -i inventory.yml -m ansible.builtin.ping
+all:
+  vars:
+    ansible_connection: bastion.mux.ssh
+
+bastions:
+  hosts:
+    bastion:
+      ansible_host: bastion.example.com
+      ansible_user: jump
+    # For whatever the other one cannot do at the moment.
+    spare:
+      ansible_host: spare.example.com
+      ansible_user: jump
+
+web:
+  hosts:
+    web1:
+      ansible_host: 10.0.1.1
+    web2:
+      ansible_host: 10.0.1.2
+  vars:
+    ansible_bastion: bastion
+
+# The first one that can be logged in to. With "spread", each takes a part of the hosts.
+database:
+  hosts:
+    db1:
+      ansible_host: 10.0.2.1
+  vars:
+    ansible_bastion: [bastion, spare]
+    ansible_bastion_strategy: failover
+    # Where one is lost, try again, and so over the other one.
+    ansible_ssh_retries: 2
+
+# A bastion that is no host of the inventory, whose master is closed with the last run. What is not
+# said here comes from your ssh configuration.
+backup:
+  hosts:
+    backup1:
+      ansible_host: 10.0.3.1
+  vars:
+    ansible_bastion: jump@[2001:db8::1]:2222
+    ansible_bastion_persist: 'no'
+"""
+
 import functools
 import glob
 import hashlib
@@ -125,12 +178,16 @@ import os
 import pwd
 import shlex
 import socket
+import sys
 import zlib
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 from ansible.constants import config
 from ansible.plugins.connection import ssh
+
+_UTILS = "ansible_collections.bastion.mux.plugins.plugin_utils"
 
 #: Where it registers what its options are, under the name that the loader gives it.
 _DEFINITIONS = __name__
@@ -263,6 +320,24 @@ def configuration(arguments: tuple[str, ...]) -> bytes | None:
     return b"\0".join(texts) if understood else None
 
 
+def _not_sooner(name: str) -> Any:
+    """A module of plugin_utils: a task over a connection that is there does not pay for it.
+
+    Python's own loader keeps what it has compiled. That of Ansible's collections compiles whatever
+    is imported, in each worker, which takes longer than all that is done here.
+    """
+    for one in ("way", "runs", name) if name == "bastions" else (name,):
+        full = f"{_UTILS}.{one}"
+        if full not in sys.modules:
+            path = os.path.join(os.path.dirname(__file__), os.pardir, "plugin_utils", one + ".py")
+            spec = spec_from_file_location(full, os.path.normpath(path))
+            if spec is None or spec.loader is None:
+                raise ImportError(path)
+            sys.modules[full] = module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+    return sys.modules[f"{_UTILS}.{name}"]
+
+
 def is_up(path: str) -> bool:
     """Whether somebody listens at a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -357,9 +432,7 @@ class Connection(ssh.Connection):
         connected = self._own_path is not None and is_up(self._own_path)
         if not self._bastions or (connected and not os.path.isdir(os.path.expanduser(_RUNS))):
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
-        # Not sooner: a task over a connection that is there does not pay for it.
-        from ansible_collections.bastion.mux.plugins.plugin_utils import bastions
-
+        bastions = _not_sooner("bastions")
         run, task = self._task
         settings = bastions.Settings(
             ssh_executable=self.get_option("ssh_executable"),
@@ -422,12 +495,10 @@ class Connection(ssh.Connection):
             [(key, one[key]) for key in sorted(one) if key != "password"] for one in self._bastions
         ]
         if text is None:
-            from ansible_collections.bastion.mux.plugins.plugin_utils import opening
-
             known = [("-p", port), ("-l", user)]
             given = [word for flag, value in known if value for word in (flag, str(value))]
             way.append(
-                opening.effective(
+                _not_sooner("opening").effective(
                     self.get_option("ssh_executable"),
                     [*given, *self._ssh_arguments("ssh")],
                     self.host,
@@ -449,6 +520,5 @@ class Connection(ssh.Connection):
             # As with ProxyJump, the file that the target's ssh reads counts for the bastion's.
             file = configuration_file(self._ssh_arguments("ssh"))
             return params if file is None else {**params, "ssh_config": file}
-        from ansible_collections.bastion.mux.plugins.plugin_utils import inventory
-
-        return inventory.login(self._hostvars[name])
+        found: dict[str, Any] = _not_sooner("inventory").login(self._hostvars[name])
+        return found

@@ -17,13 +17,13 @@ import json
 import os
 import shlex
 import socket
+import struct
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure
 
@@ -91,8 +91,7 @@ def is_up(path: str) -> bool:
         return True
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What the options say.
 
     :ivar task: what the hosts of one attempt at one task have in common.
@@ -126,7 +125,7 @@ class Bastion:
         config = params.get("ssh_config")
         text = read((*self._extra, *(["-F", config] if config else [])))
         public = sorted((key, value) for key, value in params.items() if key != "password")
-        told = repr((public, text, os.getcwd(), socket.gethostname()))
+        told = repr((public, text, _directory(), socket.gethostname()))
         key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         self._known = os.path.join(os.path.expanduser(_DIRECTORY), key)
         #: Whether the parameters and the texts tell all that decides where its socket is.
@@ -137,7 +136,10 @@ class Bastion:
         if self._lasting:
             with contextlib.suppress(OSError), open(self._known + ".path", "rb") as file:
                 path = os.fsdecode(file.read())
-                return path if is_up(path) else None
+                # Where others may write by now, the engine is to say so.
+                directory = os.stat(os.path.dirname(path))
+                safe = directory.st_uid == os.geteuid() and not directory.st_mode & 0o022
+                return path if safe and is_up(path) else None
         return None
 
     def is_down(self) -> bool:
@@ -169,9 +171,15 @@ class Bastion:
         :raises Failure: why there is none; who waited for it and the other hosts of the task share
             it.
         """
+        try:
+            os.makedirs(os.path.dirname(self._known), mode=0o700, exist_ok=True)
+            return self._opened(settings, doubtful=doubtful)
+        except OSError as error:
+            raise _failure("invalid", f"bastion {self.name}: {error}") from None
+
+    def _opened(self, settings: Settings, *, doubtful: bool) -> str:
         began = time.time()
         task = list(settings.task)
-        os.makedirs(os.path.dirname(self._known), mode=0o700, exist_ok=True)
         with _locked(self._known + ".lock") as file:
             path = None if doubtful else self.running()
             if path is not None:
@@ -209,6 +217,14 @@ class Bastion:
         if result.get("failed"):
             raise _failure(result["reason"], f"bastion {self.name}: {result['msg']}")
         return str(result["control_path"]), bool(result["changed"])
+
+
+def _directory() -> str:
+    """Where relative paths begin."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 @contextlib.contextmanager
@@ -289,8 +305,9 @@ class Way:
         controls = self._controls(doubtful=doubtful)
         why = os.path.join(os.path.expanduser(_DIRECTORY), f"why-{os.getpid()}")
         python = sys.executable or "python3"
-        words = [python, "-I", "-S", way.__file__, str(settings.seconds), why]
+        words = [python, "-I", "-S", _helper(), str(settings.seconds), why]
         quoted = [shlex.quote(word).replace("%", "%%") for word in [*words, *controls]]
+        _read_once(why)  # of one with our process id that was killed
         command = "ProxyCommand=" + " ".join(
             [*quoted[: len(words)], "%h", "%p", *quoted[len(words) :]]
         )
@@ -307,6 +324,19 @@ class Way:
                 if told is not None:
                     reason, _newline, message = told.partition("\n")
                     raise _failure(reason, message)
+
+
+def _helper() -> str:
+    """The ProxyCommand's script, as Python keeps it compiled if it does: a third of its time."""
+    compiled = way.__spec__.cached if way.__spec__ else None
+    with contextlib.suppress(OSError):
+        source = os.stat(way.__file__)
+        # PEP 552: the source's time and size follow the magic number and the flags.
+        state = struct.pack("<III", 0, int(source.st_mtime) & 0xFFFFFFFF, source.st_size)
+        with open(compiled or os.devnull, "rb") as file:
+            if compiled and file.read(16)[4:] == state:
+                return compiled
+    return way.__file__
 
 
 def _read_once(path: str) -> str | None:
@@ -331,13 +361,19 @@ def _slot(control: str, own_path: str | None, settings: Settings) -> Iterator[No
     deadline = time.monotonic() + settings.seconds * _PATIENCE
     over = threading.Event()
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(control + SLOTS, flags, 0o600)
+    try:
+        descriptor = os.open(control + SLOTS, flags, 0o600)
+    except OSError as error:
+        raise _failure("invalid", f"no connection can be counted: {error}") from None
 
     def watch() -> None:
         end = time.monotonic() + (settings.seconds if own_path else _UNSEEN)
-        while not over.wait(_POLL) and time.monotonic() < end:
+        began = now = time.monotonic()
+        # Less often the longer it takes: where it does, the machine has no time to spare.
+        while not over.wait(max(_POLL, (now - began) / 4)) and now < end:
             if own_path and is_up(own_path):
                 break
+            now = time.monotonic()
         os.close(descriptor)
 
     def has_room(place: int) -> bool:

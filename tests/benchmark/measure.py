@@ -131,8 +131,7 @@ def as_data(results: Results) -> dict[str, Any]:
             "met": finding.met,
             "share": finding.share,
             "samples": [
-                {"label": one.label, "median": one.median, "seconds": one.seconds}
-                for one in finding.samples
+                {**dataclasses.asdict(one), "median": one.median} for one in finding.samples
             ],
         }
         for finding in results.findings

@@ -30,6 +30,9 @@ from .place import DEFAULT_DIRECTORY, Context, Place, locate
 #: Sockets that are asked at once: those which do not answer then cost one timeout together.
 _AT_ONCE = 256
 
+#: Names of sockets that are there for a moment: connections are set up through them.
+_NO_MASTERS = ".way-"
+
 
 def run(params: Mapping[str, Any], context: Context) -> Dict[str, Any]:
     """Describe one master, or every socket of ``control_dir``.
@@ -73,9 +76,8 @@ def _sockets(params: Mapping[str, Any], context: Context) -> List[Place]:
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:
     try:
-        # What the connection plugin's streams are set up through is there for a moment.
-        masters = not entry.name.startswith(".way-")
-        return masters and stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+        mode = entry.stat(follow_symlinks=False).st_mode
+        return stat.S_ISSOCK(mode) and not entry.name.startswith(_NO_MASTERS)
     except OSError:
         return False
 

@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "ANSIBLE_PIPELINING": "1",
     # Long enough for the last host of the first task.
     "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=10m",
+    # As users have it: Python keeps what it has compiled.
+    "PYTHONDONTWRITEBYTECODE": "",
 }
 OURS = "ours"
 _MITOGEN = "mitogen"

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from ansible_collections.bastion.mux.plugins.connection import ssh
 from tests.support.client import clients
 from tests.support.leaks import LeakWatch
 from tests.support.playbook import run_playbook
 from tests.support.services import free_port
 from tests.support.sshd import Sshd, make_key
+from tests.support.waiting import wait_for
 
 OURS = {"ansible_connection": "bastion.mux.ssh"}
 UNREACHABLE = "destination_unreachable"
@@ -185,3 +188,32 @@ def test_reasons(work: Path, make_sshd: Callable[..., Sshd], bastion: Sshd) -> N
         assert text in result.msg, result
     assert target.connections() == 0
     assert "Traceback" not in run.stdout + run.stderr, run
+
+
+def test_example(work: Path, make_sshd: Callable[..., Sshd]) -> None:
+    groups = yaml.safe_load(ssh.EXAMPLES)
+    servers = {name: make_sshd(name=name) for name in (*groups["bastions"]["hosts"], "third")}
+    for name, variables in groups["bastions"]["hosts"].items():
+        variables.update(servers[name].variables())
+    names = [name for group in ("web", "database", "backup") for name in groups[group]["hosts"]]
+    targets = make_sshd(name="target", addresses=ADDRESSES)
+    for address, group in zip(ADDRESSES, ("web", "web", "database", "backup"), strict=False):
+        name = names[ADDRESSES.index(address)]
+        groups[group]["hosts"][name].update(targets.variables(address))
+    third = servers["third"]
+    where = f"[{third.host}]:{third.port}"
+    backup = groups["backup"]
+    backup["vars"]["ansible_bastion"] = backup["vars"]["ansible_bastion"].replace(
+        "jump@[2001:db8::1]:2222", f"{third.user}@{where}"
+    )
+    # Your ssh configuration.
+    config = third.ssh_config(alias=third.host)
+    host = backup["hosts"]["backup1"]
+    host["ansible_ssh_common_args"] = host["ansible_ssh_common_args"].replace(
+        "-F none", f"-F {config} -o IdentityFile={targets.identity_file}"
+    )
+    run = run_playbook(work, play("all", {"name": "do", "raw": "true"}), inventory=groups).ok()
+    assert {one.host for one in run.tasks("do")} == {"bastion", "spare", *names}
+    # Each was a host of its own, too.
+    assert [servers[name].logins() for name in ("bastion", "spare", "third")] == [2, 1, 1]
+    wait_for(lambda: not clients(third.port), "the one that is not to stay has gone")

@@ -179,7 +179,7 @@ def test_names_of_sockets() -> None:
     assert len(set(paths)) == len(WAYS)
     # Of the way and of nothing else.
     for way, path in zip(WAYS, paths, strict=True):
-        more = {"ansible_timeout": 3, "ansible_password": "x", "ansible_pipelining": True}
+        more = {"ansible_timeout": 3, "ansible_pipelining": True}
         assert Host(hostvars=HOSTVARS, **way, **more).path() == path
         if "ansible_ssh_extra_args" not in way:
             assert Host(hostvars=HOSTVARS, **way).path("scp") == path
@@ -300,3 +300,25 @@ def test_control_path(
 )
 def test_control_paths_that_ssh_is_given(arguments: str, path: str | None) -> None:
     assert Host(ansible_ssh_args=arguments).path() == path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("bastion", "a,b", "a,b"),
+        ("bastion_strategy", "spread", "spread"),
+        ("bastion_persist", "10m", "10m"),
+        ("bastion_max_setups", "3", 3),
+        ("bastion_max_channels", "0", 0),
+    ],
+)
+def test_where_options_are_set(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: str | int
+) -> None:
+    default = ssh.OPTIONS[name].get("default")
+    assert Host().plugin.get_option(name) == default
+    monkeypatch.setenv(f"ANSIBLE_{name.upper()}", text)
+    assert Host().plugin.get_option(name) == value
+    # A host's own counts, an empty one too: no bastion.
+    own = "" if default is None else default
+    assert Host(**{f"ansible_{name}": own}).plugin.get_option(name) == own

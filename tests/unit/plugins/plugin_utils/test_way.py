@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ansible_collections.bastion.mux.plugins.module_utils.engine import lifecycle
+from ansible_collections.bastion.mux.plugins.module_utils.engine import info, lifecycle
 from ansible_collections.bastion.mux.plugins.module_utils.protocol import messages
 from ansible_collections.bastion.mux.plugins.module_utils.protocol.messages import WireForward
 from ansible_collections.bastion.mux.plugins.module_utils.system import master_log
@@ -30,6 +30,7 @@ def test_its_messages() -> None:
 
 def test_its_files() -> None:
     assert master_log.path_of("/a") == "/a" + way.LOG
+    assert info._NO_MASTERS == way.PREFIX
     assert {bastions.SLOTS, way.NO_UNIX} == set(lifecycle._OF_CONNECTIONS)
 
 
