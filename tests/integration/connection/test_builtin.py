@@ -13,7 +13,7 @@ from tests.support.services import free_port
 from tests.support.sshd import make_key
 from tests.support.trio import HOSTS, Row, Trio
 
-GREETING = "grüße an „alle“ €"
+GREETING = "grüße an «alle» €"
 ALONE = {"ansible_ssh_args": "-o ControlMaster=no"}
 WHO = {"raw": "id -un"}
 #: Tells one TCP connection from another.
