@@ -32,7 +32,7 @@ def write(directory: Path, results: Results, facts: Mapping[str, Any]) -> Path:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
     )
-    environment.filters.update(literal=_literal, value=_value, amount=chart.amount)
+    environment.filters.update(literal=_literal, number=_number, value=_value, amount=chart.amount)
     template = environment.from_string(_TEMPLATE.read_text())
     page.write_text(template.render(facts=facts, results=results).rstrip() + "\n")
     return page
@@ -48,9 +48,11 @@ def _literal(text: str) -> str:
     return text.replace("`", "``")
 
 
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
 def _value(number: float, unit: str) -> str:
-    if number >= 1000:
-        return f"{number:,.0f} {unit}"
     if unit == "s" and number < 1:
         return f"{1000 * number:.3g} ms"
-    return f"{number:.3g} {unit}"
+    return f"{_number(number)} {unit}"
