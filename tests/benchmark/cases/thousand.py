@@ -78,17 +78,16 @@ class Site:
 
     def close(self) -> None:
         """End every ssh and wait for the servers' side of it; the next run finds an empty home."""
-        left = belonging(self.work)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        psutil.wait_procs(left, 60)
+
+        def over() -> bool:
+            # One that was about to become a master, or to end, may be seen the next time.
+            for process in belonging(self.work):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            return not any(server.processes() for server in self.servers)
+
         # The logouts would run into what is measured next.
-        wait_for(
-            lambda: not any(server.processes() for server in self.servers),
-            "the servers have no connection any more",
-            60,
-        )
+        wait_for(over, "the servers have no connection any more", 60)
         for path in self.work.iterdir():
             if path.is_socket():
                 path.unlink()
