@@ -127,4 +127,4 @@ bench: setup ## measure, and write the results page
 
 .PHONY: test
 test: ## everything
-	@python3 dev/steps.py setup lint+units molecule+sanity,compat,docs,build integration
+	@python3 dev/steps.py setup lint+units molecule+sanity,compat,docs,build,integration
