@@ -108,11 +108,15 @@ build: setup ## build the collection, install it elsewhere and read it there
 	@dev/need git ssh
 	@pytest tests/package $(ARGS)
 
-.PHONY: integration molecule test-matrix
+.PHONY: integration molecule test-long test-matrix
 integration: setup ## tests against a real sshd on loopback
 	@dev/need ssh sshd rsync -- initdb
 	@python dev/others.py
-	@pytest -n $(WORKERS) --dist worksteal tests/integration $(ARGS)
+	@pytest -n $(WORKERS) --dist worksteal -m "not long" tests/integration $(ARGS)
+
+test-long: setup ## rare ways of roles and rollout that take long; before a release
+	@dev/need ssh sshd
+	@pytest -n $(WORKERS) --dist worksteal -m long tests/integration $(ARGS)
 
 molecule: setup ## scenarios in containers (SCENARIO=name for one)
 	@dev/molecule $(SCENARIO)

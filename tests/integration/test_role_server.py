@@ -148,6 +148,7 @@ def phases(*names: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 def test_from_nothing_and_back(bastion: Bastion) -> None:
     before = bastion.state()
     foretold = bastion.run(check=True)
@@ -250,6 +251,7 @@ def test_what_sshd_refuses_is_not_there_for_a_moment(bastion: Bastion) -> None:
     assert not bastion.left_over()
 
 
+@pytest.mark.long
 def test_phases_for_who_decides_in_between(bastion: Bastion) -> None:
     before = bastion.state()
     # As of a run that was killed before it could decide.
@@ -264,6 +266,7 @@ def test_phases_for_who_decides_in_between(bastion: Bastion) -> None:
     assert changes(bastion.run(check=True)) == []
 
 
+@pytest.mark.long
 def test_keys_of_a_run_that_was_killed_go(bastion: Bastion) -> None:
     bastion.run().ok()
     after = bastion.state()
@@ -274,6 +277,7 @@ def test_keys_of_a_run_that_was_killed_go(bastion: Bastion) -> None:
     assert bastion.state() == after
 
 
+@pytest.mark.long
 def test_a_key_that_is_here_is_used_and_who_is_not_listed_any_more_goes(bastion: Bastion) -> None:
     key = make_key(bastion.work / "joe")
     users: list[dict[str, Any]] = [

@@ -191,6 +191,7 @@ def test_what_sshd_refuses_is_known_before_anything_is_started(site: Site) -> No
     assert site.untouched() == list(NAMES)
 
 
+@pytest.mark.long
 def test_a_bastion_that_is_cut_off_undoes_its_change_itself(site: Site) -> None:
     site.bastions["two"]["server_confirm_within"] = 20
     with site.when_changed("two", lambda: site.cut_off("two")):
@@ -209,6 +210,7 @@ def test_a_bastion_that_is_cut_off_undoes_its_change_itself(site: Site) -> None:
     assert site.changed() == ["one", "two"]
 
 
+@pytest.mark.long
 def test_where_it_stands_is_said_when_nobody_of_the_batch_is_left(site: Site) -> None:
     site.bastions["one"]["server_confirm_within"] = 20
     with site.when_changed("one", lambda: site.cut_off("one")):
@@ -235,6 +237,7 @@ def test_a_bastion_that_loses_its_connections(site: Site) -> None:
     assert "one" in site.untouched()
 
 
+@pytest.mark.long
 def test_clients_stop_at_a_bad_batch_too(site: Site, account: Account) -> None:
     config = site.client("laptop", account)
     site.clients["other"] = site.clients["laptop"]
