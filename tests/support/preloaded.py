@@ -53,7 +53,7 @@ class Run:
             os.close(write)
         self._outputs = [read for read, _writes in pipes]
         self._replies = self._server.makefile()
-        self._pid = int(self._replies.readline())
+        self.pid = int(self._replies.readline())
         Run.running.add(self)
 
     @classmethod
@@ -84,7 +84,7 @@ class Run:
     def kill(self) -> None:
         """Kill it with its workers, which lead sessions of their own (ansible-core 2.19)."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self._pid)
+            top = psutil.Process(self.pid)
             for one in (*top.children(recursive=True), top):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()

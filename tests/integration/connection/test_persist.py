@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.client import clients
 from tests.support.playbook import PlaybookResult, run_playbook
+from tests.support.preloaded import Run
 from tests.support.sshd import Sshd
 from tests.support.waiting import stays, wait_for
 
@@ -95,11 +96,8 @@ def test_the_last_run_closes_it(runs: Runs) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended(runs: Runs, how: signal.Signals) -> None:
     runs.start("one", **NO)
-    (ansible,) = [
-        child
-        for child in psutil.Process().children()
-        if "playbook" in child.cmdline() and "ansible" in child.cmdline()
-    ]
+    (run,) = Run.running
+    ansible = psutil.Process(run.pid)
     workers = ansible.children(recursive=True)
     ansible.send_signal(how)
     runs.threads["one"].join(20)
