@@ -114,8 +114,8 @@ integration: setup ## tests against a real sshd on loopback
 	@python dev/others.py
 	@pytest -n $(WORKERS) --dist worksteal -m "not long" tests/integration $(ARGS)
 
-test-long: setup ## rare ways of roles and rollout that take long; before a release
-	@dev/need ssh sshd
+test-long: setup ## rare ways that take long; before a release
+	@dev/need ssh sshd rsync
 	@pytest -n $(WORKERS) --dist worksteal -m long tests/integration $(ARGS)
 
 molecule: setup ## scenarios in containers (SCENARIO=name for one)

@@ -36,6 +36,7 @@ def _run(work: Path, *cases: str) -> tuple[dict[str, Any], str]:
     return results, (work / "o" / "benchmarks.rst").read_text()
 
 
+@pytest.mark.long
 def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> None:
     if sshd_path() is None:
         pytest.skip("OpenSSH's server (sshd) is not installed")
@@ -57,6 +58,7 @@ def test_a_quick_run_writes_the_page_its_numbers_and_its_charts(work: Path) -> N
         assert len(lines) == len(chart["curves"])
 
 
+@pytest.mark.long
 def test_what_was_not_measured_is_on_the_page(work: Path) -> None:
     results, page = _run(work, "client_config")
     measured = {finding["name"] for finding in results["findings"]}

@@ -204,6 +204,7 @@ def test_playbook_of_the_guide(bastion: Bastion) -> None:
 
 
 # Logins that are refused are rows of the scenario server.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [

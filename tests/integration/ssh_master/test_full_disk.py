@@ -24,6 +24,9 @@ from tests.support.waiting import wait_for
 
 FULL = "No space left on device"
 
+# The scenario faults has a full disk as well.
+pytestmark = pytest.mark.long
+
 
 class Disk:
     """A file system of 64 KiB and 32 files at `directory`."""
