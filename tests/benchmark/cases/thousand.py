@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -155,7 +154,7 @@ def fleet_run(there: Site, way: str) -> Run:
     census.append(str(there.bastion.process.pid))
     count = {"ansible.builtin.command": {"argv": census, "chdir": str(CHECKOUT)}}
     book = [plays.play(*tasks, hosts="targets", **how), plays.play(count, hosts="localhost")]
-    logins, used = there.bastion.logins(), _used()
+    logins = there.bastion.logins()
     before = timed(there.open) if way == "opened" else 0.0
     run = plays.run(
         there.work,
@@ -165,7 +164,7 @@ def fleet_run(there: Site, way: str) -> Run:
         env=env,
         failing=True,
     )
-    used = _used() - used
+    used = run.processor
     for process in belonging(there.work):
         # It went to the background: nobody has waited for it.
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,12 +179,6 @@ def fleet_run(there: Site, way: str) -> Run:
         there.bastion.logins() - logins,
         run.failed,
     )
-
-
-def _used() -> float:
-    """Processor seconds of all children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 Taken = dict[str, dict[int, list[Run]]]
