@@ -181,13 +181,15 @@ import socket
 import sys
 import zlib
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
 from typing import Any
 
 from ansible.constants import config
 from ansible.plugins.connection import ssh
 
-_UTILS = "ansible_collections.bastion.mux.plugins.plugin_utils"
+_PLUGINS = "ansible_collections.bastion.mux.plugins"
+_OWN = (f"{_PLUGINS}.plugin_utils", f"{_PLUGINS}.module_utils")
 
 #: Where it registers what its options are, under the name that the loader gives it.
 _DEFINITIONS = __name__
@@ -320,22 +322,25 @@ def configuration(arguments: tuple[str, ...]) -> bytes | None:
     return b"\0".join(texts) if understood else None
 
 
-def _not_sooner(name: str) -> Any:
-    """A module of plugin_utils: a task over a connection that is there does not pay for it.
+class _OwnFinder:
+    """Has Python's own loader import what this collection brings.
 
-    Python's own loader keeps what it has compiled. That of Ansible's collections compiles whatever
-    is imported, in each worker, which takes longer than all that is done here.
+    It keeps what it has compiled. That of Ansible's collections compiles whatever is imported, in
+    each worker, which takes longer than all that is done here.
     """
-    for one in ("way", "runs", name) if name == "bastions" else (name,):
-        full = f"{_UTILS}.{one}"
-        if full not in sys.modules:
-            path = os.path.join(os.path.dirname(__file__), os.pardir, "plugin_utils", one + ".py")
-            spec = spec_from_file_location(full, os.path.normpath(path))
-            if spec is None or spec.loader is None:
-                raise ImportError(path)
-            sys.modules[full] = module = module_from_spec(spec)
-            spec.loader.exec_module(module)
-    return sys.modules[f"{_UTILS}.{name}"]
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, _target: Any = None) -> ModuleSpec | None:
+        if path is None or not name.startswith(_OWN):
+            return None
+        return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
+
+
+def _not_sooner(name: str) -> Any:
+    """A module of plugin_utils: a task over a connection that is there does not pay for it."""
+    if _OwnFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _OwnFinder)
+    return import_module(f"{_OWN[0]}.{name}")
 
 
 def is_up(path: str) -> bool:

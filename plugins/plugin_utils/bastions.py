@@ -16,9 +16,8 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import socket
-import struct
-import sys
 import tempfile
 import threading
 import time
@@ -303,78 +302,65 @@ class Way:
         """
         settings = self._settings
         controls = self._controls(doubtful=doubtful)
-        why = os.path.join(os.path.expanduser(_DIRECTORY), f"why-{os.getpid()}")
-        python = sys.executable or "python3"
-        words = [python, "-I", "-S", _helper(), str(settings.seconds), why]
-        quoted = [shlex.quote(word).replace("%", "%%") for word in [*words, *controls]]
-        _read_once(why)  # of one with our process id that was killed
-        command = "ProxyCommand=" + " ".join(
-            [*quoted[: len(words)], "%h", "%p", *quoted[len(words) :]]
-        )
-        with _slot(controls[0], own_path, settings):
-            try:
-                yield [b"-o", b"ProxyUseFdpass=yes", b"-o", os.fsencode(command)]
-            finally:
-                if os.path.exists(controls[0] + way.NO_UNIX):
-                    settings.warn(
-                        f"The master at {controls[0]} forwards no unix sockets: a process of ssh"
-                        " stays for each host behind it."
-                    )
-                told = _read_once(why)
-                if told is not None:
-                    reason, _newline, message = told.partition("\n")
-                    raise _failure(reason, message)
+        # Somebody's own script is to set up connections to hosts, and knows no other ones.
+        ssh = "ssh" if shutil.which("ssh") else settings.ssh_executable
+        turn = _take_turn(controls[0], settings)
+        try:
+            passing = way.Passing(controls, settings.seconds, ssh)
+        except OSError as error:
+            os.close(turn)
+            raise _failure("invalid", f"no stream can be passed: {error}") from None
+        words = [shlex.quote(word).replace("%", "%%") for word in passing.command]
+        command = "ProxyCommand=" + " ".join([*words, "[%h]:%p", "--", "bastion"])
+        over = threading.Event()
+        given = (passing, turn, over, own_path, settings.seconds)
+        server = threading.Thread(target=_serve, args=given, daemon=True)
+        server.start()
+        try:
+            yield [b"-o", b"ProxyUseFdpass=yes", b"-o", os.fsencode(command)]
+        finally:
+            over.set()
+            passing.end()
+            # What an ssh that was killed had asked for may be under way.
+            server.join(_UNSEEN)
+            if os.path.exists(controls[0] + way.NO_UNIX):
+                settings.warn(
+                    f"The master at {controls[0]} forwards no unix sockets: a process of ssh stays"
+                    " for each host behind it."
+                )
+            if passing.failure is not None:
+                raise _failure(passing.failure.reason, str(passing.failure))
 
 
-def _helper() -> str:
-    """The ProxyCommand's script, as Python keeps it compiled if it does: a third of its time."""
-    compiled = way.__spec__.cached if way.__spec__ else None
-    with contextlib.suppress(OSError):
-        source = os.stat(way.__file__)
-        # PEP 552: the source's time and size follow the magic number and the flags.
-        state = struct.pack("<III", 0, int(source.st_mtime) & 0xFFFFFFFF, source.st_size)
-        with open(compiled or os.devnull, "rb") as file:
-            if compiled and file.read(16)[4:] == state:
-                return compiled
-    return way.__file__
+def _serve(
+    passing: way.Passing, turn: int, over: threading.Event, own_path: str | None, seconds: float
+) -> None:
+    """Let ssh have its stream, and the next one have the turn when the connection is up."""
+    passing.serve()
+    began = now = time.monotonic()
+    end = began + (seconds if own_path else _UNSEEN)
+    # Less often the longer it takes: where it does, the machine has no time to spare.
+    while not over.wait(max(_POLL, (now - began) / 4)) and now < end:
+        if own_path and is_up(own_path):
+            break
+        now = time.monotonic()
+    os.close(turn)
 
 
-def _read_once(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read().strip()
-        os.unlink(path)
-    except FileNotFoundError:
-        return None
-    return text
+def _take_turn(control: str, settings: Settings) -> int:
+    """Wait for a place among those who set a connection up, which the file returned here holds.
 
-
-@contextlib.contextmanager
-def _slot(control: str, own_path: str | None, settings: Settings) -> Iterator[None]:
-    """Hold one of the places of who sets a connection up, until it is up or the block ends.
-
-    One byte of a file stands for each place, and one for the head of the line: who is there looks
-    for a place to become free, the others wait for theirs in the kernel, in order.
+    One byte of it stands for each place, and one for the head of the line: who is there looks for a
+    place to become free, the others wait for theirs in the kernel, in order.
 
     :raises Failure: the bastion takes no more connections.
     """
     deadline = time.monotonic() + settings.seconds * _PATIENCE
-    over = threading.Event()
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(control + SLOTS, flags, 0o600)
     except OSError as error:
         raise _failure("invalid", f"no connection can be counted: {error}") from None
-
-    def watch() -> None:
-        end = time.monotonic() + (settings.seconds if own_path else _UNSEEN)
-        began = now = time.monotonic()
-        # Less often the longer it takes: where it does, the machine has no time to spare.
-        while not over.wait(max(_POLL, (now - began) / 4)) and now < end:
-            if own_path and is_up(own_path):
-                break
-            now = time.monotonic()
-        os.close(descriptor)
 
     def has_room(place: int) -> bool:
         # Others that are being set up may be no connections of the master yet.
@@ -397,13 +383,7 @@ def _slot(control: str, own_path: str | None, settings: Settings) -> Iterator[No
     except BaseException:
         os.close(descriptor)
         raise
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+    return descriptor
 
 
 def _take_place(descriptor: int, count: int) -> int | None:
@@ -437,7 +417,7 @@ def _lock_byte(descriptor: int, number: int) -> bool:
 def _channels(control: str, seconds: float) -> int:
     """How many connections go through a master; each is a descriptor of its process."""
     try:
-        master = way.Master(os.fsencode(control), time.monotonic() + seconds)
+        master = way.Master(control, time.monotonic() + seconds)
         return len(os.listdir(f"/proc/{master.pid()}/fd")) - _OWN_DESCRIPTORS
     except (way.Failed, OSError):
         return 0  # what is wrong with it will be said, or this system does not tell

@@ -1,24 +1,29 @@
 # Copyright (c) 2026, bastion.mux contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ProxyCommand of the connection plugin: a target's stream through a bastion's master.
+"""A target's stream through a bastion's master, handed to ssh as a descriptor.
 
-ssh runs it as ``python -I -S way.py SECONDS WHY HOST PORT CONTROL_PATH...`` with ProxyUseFdpass:
-the first of the masters that reaches the target forwards a unix socket to it for as long as it
-takes to connect there, the stream is passed to ssh as a descriptor, and this process ends. The
-stream lives on, the master's it is from then on: a stdio forwarding would end with this process.
+ssh knows where a target is, and is told to ask for the stream by ProxyUseFdpass and a ProxyCommand
+that is ssh itself: ``ssh -F none -q -S SOCKET -W [%h]:%p``, as if a master listened there. It is a
+thread of the worker that does. What a client sends with its request are its standard input and
+output, and so the descriptor over which the other ssh wants the stream. No program of our own would
+start as fast, or be there wherever ssh is; and it ends at once.
 
-It is started for each target, so it imports as little as there is: of the collection nothing, and
-what ``socket`` and ``subprocess`` would do is done with what they stand on. Its bytes are compared
-with those of ``module_utils/protocol`` in a unit test. Private to the collection: no promise is
-made about it.
+The first of the masters that reaches the target forwards a unix socket to it for as long as it
+takes to connect there. The stream lives on, and is the master's from then on: a stdio forwarding
+would end with its client.
+
+All of it is done for each target. The collection's own client of masters takes longer to import
+than that: its bytes are compared with these in a unit test. Private to the collection: no promise
+is made about it.
 """
 
 from __future__ import annotations
 
-import _socket
-import posix
-import sys
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
 from time import monotonic
 
 #: Messages of PROTOCOL.mux.
@@ -26,9 +31,14 @@ _HELLO = 0x00000001
 _OPEN_FORWARD = 0x10000006
 _CLOSE_FORWARD = 0x10000007
 _ALIVE_CHECK = 0x10000004
+_NEW_STDIO_FORWARD = 0x10000008
 _OK = 0x80000001
+_ALIVE = 0x80000005
 _LOCAL = 1
 _UNIX = 0xFFFFFFFE
+
+#: No message of a client that asks for a stream is longer, in bytes: a host's name is in it.
+_LONGEST = 4096
 
 #: How long a master that did reply may take to forward no longer, in seconds.
 _GRACE = 1.0
@@ -37,7 +47,7 @@ _GRACE = 1.0
 LOG = ".log"
 NO_UNIX = ".nounix"
 
-#: Names of the sockets that a stream goes through while it is set up.
+#: Names of the sockets that are there while a stream is set up.
 PREFIX = ".way-"
 
 
@@ -75,86 +85,119 @@ def alive_check(number: int) -> bytes:
     return string(u32(_ALIVE_CHECK) + u32(number))
 
 
-class Master:
-    """A dialogue with a master."""
+def alive(number: int, pid: int) -> bytes:
+    """The reply to it."""
+    return string(u32(_ALIVE) + u32(number) + u32(pid))
 
-    def __init__(self, control: bytes, deadline: float) -> None:
+
+class _Dialogue:
+    """Messages over a connection, until a deadline."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
+
+    def wait(self, connection: socket.socket) -> None:
+        """Let this one block until the deadline."""
+        connection.settimeout(max(0.01, self.deadline - monotonic()))
+
+    def send(self, *messages: bytes) -> None:
+        """Send what is said."""
+        self.wait(self.connection)
+        self.connection.sendall(b"".join(messages))
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            self.wait(self.connection)
+            more = self.connection.recv(size - len(data))
+            if not more:
+                raise ConnectionError("it hung up")
+            data += more
+        return data
+
+    def message(self) -> bytes:
+        """What the other side says next."""
+        size = int.from_bytes(self._read(4), "big")
+        if size > _LONGEST:
+            raise ConnectionError("a message of %d bytes" % size)
+        return self._read(size)
+
+    def descriptor(self) -> int:
+        """The descriptor that the other side passes next."""
+        self.wait(self.connection)
+        given = socket.recv_fds(self.connection, 1, 1)[1]
+        if not given:
+            raise ConnectionError("it hung up")
+        return given[0]
+
+
+class Master:
+    """A dialogue with a master.
+
+    :param ssh: what stays with a stream where the master forwards no unix sockets.
+    """
+
+    def __init__(self, control: str, deadline: float, ssh: str = "ssh") -> None:
         self.control = control
-        self._deadline = deadline
-        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._ssh = ssh
+        self._dialogue = _Dialogue(socket.socket(socket.AF_UNIX), deadline)
         try:
-            self._wait(self._socket)
-            self._socket.connect(control)
-            self._socket.sendall(hello())
-            self._message()
+            self._dialogue.wait(self._dialogue.connection)
+            self._dialogue.connection.connect(control)
+            self._dialogue.send(hello())
+            self._dialogue.message()
         except TimeoutError:
             raise Failed("wedged", "the master does not answer") from None
         except OSError as error:
             raise Failed("not_running", "no master answers: %s" % error) from None
 
-    def _wait(self, connection: _socket.socket) -> None:
-        connection.settimeout(max(0.01, self._deadline - monotonic()))
-
-    def _read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            self._wait(self._socket)
-            more = self._socket.recv(size - len(data))
-            if not more:
-                raise OSError("it hung up")
-            data += more
-        return data
-
-    def _message(self) -> bytes:
-        return self._read(int.from_bytes(self._read(4), "big"))
-
-    def _accepts(self, kind: int, number: int, path: bytes, host: bytes, port: int) -> bool:
-        self._socket.sendall(forward(kind, number, path, host, port))
-        return self._message()[:4] == u32(_OK)
+    def _accepts(self, kind: int, number: int, path: str, host: bytes, port: int) -> bool:
+        self._dialogue.send(forward(kind, number, os.fsencode(path), host, port))
+        return self._dialogue.message()[:4] == u32(_OK)
 
     def pid(self) -> int:
         """The process that it says it is.
 
         :raises OSError: it does not answer.
         """
-        self._socket.sendall(alive_check(1))
-        return int.from_bytes(self._message()[8:12], "big")
+        self._dialogue.send(alive_check(1))
+        return int.from_bytes(self._dialogue.message()[8:12], "big")
 
-    def stream(self, host: bytes, port: int) -> _socket.socket:
+    def stream(self, host: bytes, port: int) -> socket.socket:
         """A stream on which the target has begun to speak.
 
         :raises Failed: why there is none.
         """
-        path = self.control.rpartition(b"/")[0] + b"/" + PREFIX.encode()
-        path += posix.urandom(5).hex().encode()
+        path = passing_name(self.control)
         # Before the master is asked to connect: a refusal may be in its log at once.
         said = self._log_size()
         try:
             if not self._accepts(_OPEN_FORWARD, 1, path, host, port):
                 return self._spoken(self._without_unix(host, port), host, port, said)
-            stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            stream = socket.socket(socket.AF_UNIX)
             try:
                 stream.connect(path)
-                posix.unlink(path)
+                os.unlink(path)
                 # Not closed sooner: what the master has not accepted by then would be cut off.
                 return self._spoken(stream, host, port, said)
             finally:
-                self._deadline = max(self._deadline, monotonic() + _GRACE)
+                self._dialogue.deadline = max(self._dialogue.deadline, monotonic() + _GRACE)
                 self._accepts(_CLOSE_FORWARD, 2, path, host, port)
         except TimeoutError:
             raise Failed("wedged", "the master does not answer") from None
         except OSError as error:
             raise Failed("not_running", "the master ended in the meantime: %s" % error) from None
 
-    def _spoken(self, stream: _socket.socket, host: bytes, port: int, said: int) -> _socket.socket:
+    def _spoken(self, stream: socket.socket, host: bytes, port: int, said: int) -> socket.socket:
         """The stream, once its far end is known to be there: ssh's server speaks first.
 
         :param said: how much the master had written before it was asked.
         """
-        self._wait(stream)
+        self._dialogue.wait(stream)
         target = "%s port %d" % (host.decode("utf-8", "replace"), port)
         try:
-            if stream.recv(1, _socket.MSG_PEEK):
+            if stream.recv(1, socket.MSG_PEEK):
                 stream.settimeout(None)
                 return stream
         except TimeoutError:
@@ -168,14 +211,14 @@ class Master:
 
     def _log_size(self) -> int:
         try:
-            return posix.stat(self.control + LOG.encode()).st_size
+            return os.stat(self.control + LOG).st_size
         except OSError:
             return 0
 
     def _refusal(self, position: int) -> str:
         """The server's words, which are in the master's log alone (channels.c)."""
         try:
-            with open(self.control + LOG.encode(), "rb") as log:
+            with open(self.control + LOG, "rb") as log:
                 log.seek(position)
                 lines = log.read(65536).decode("utf-8", "replace").splitlines()
         except OSError:
@@ -184,61 +227,112 @@ class Master:
         parts = [line.partition("open failed: ")[2] for line in lines]
         return " or ".join(dict.fromkeys(part for part in parts if part))
 
-    def _without_unix(self, host: bytes, port: int) -> _socket.socket:
+    def _without_unix(self, host: bytes, port: int) -> socket.socket:
         """A stream through an ``ssh -W`` of its own, which stays as long as the stream does."""
-        posix.close(posix.open(self.control + NO_UNIX.encode(), posix.O_WRONLY | posix.O_CREAT))
-        ours, theirs = _socket.socketpair()
-        if posix.fork() == 0:
-            # Twice, and in a session of its own: neither ssh nor an interrupt ends it.
-            posix.setsid()
-            if posix.fork():
-                posix.kill(posix.getpid(), 9)
-            for descriptor in (0, 1):
-                posix.dup2(theirs.fileno(), descriptor)
-            nothing = posix.open("/dev/null", posix.O_WRONLY)
-            posix.dup2(nothing, 2)
-            far = b"[%s]:%d" % (host, port)
-            command = [b"ssh", b"-F", b"none", b"-S", self.control.replace(b"%", b"%%")]
-            command += [b"-o", b"ProxyCommand=false", b"-W", far, b"--", b"bastion"]
-            for directory in posix.environ.get(b"PATH", b"/usr/bin:/bin").split(b":"):
-                try:
-                    posix.execv(directory + b"/ssh", command)
-                except OSError:
-                    continue
-            posix.kill(posix.getpid(), 9)
-        posix.wait()
-        theirs.close()
+        os.close(os.open(self.control + NO_UNIX, os.O_WRONLY | os.O_CREAT, 0o600))
+        # Psutil comes with it, which no other stream has to pay for.
+        from ansible_collections.bastion.mux.plugins.module_utils.system import processes
+
+        ours, theirs = socket.socketpair()
+        command = [*client(self._ssh, self.control), "[%s]:%d" % (os.fsdecode(host), port)]
+        with theirs:
+            processes.start_detached([*command, "--", "bastion"], os.environ, theirs.fileno())
         return ours
 
 
-def main(seconds: str, why: str, host: str, port: str, *controls: str) -> int:
-    """Pass a stream to ssh.
+def passing_name(control: str) -> str:
+    """A name for a socket beside a master's, for a moment."""
+    return "%s/%s%s" % (os.path.dirname(control), PREFIX, os.urandom(5).hex())
 
-    :returns: the exit status.
+
+def client(ssh: str, control: str) -> list[str]:
+    """A client of the master at a socket and of nothing else; a place to be led to follows."""
+    alone = ["-F", "none", "-q", "-o", "ProxyCommand=false"]
+    return [ssh, *alone, "-S", control.replace("%", "%%"), "-W"]
+
+
+class Passing:
+    """Where a ProxyCommand finds the stream for its ssh."""
+
+    def __init__(self, controls: Sequence[str], seconds: float, ssh: str) -> None:
+        """Listen.
+
+        :param controls: the sockets of the masters to try, in order.
+        :param seconds: for the stream to be there.
+        :param ssh: the program to be the client.
+        :raises OSError: there cannot be a socket.
+        """
+        self._controls = controls
+        self._seconds = seconds
+        self._ssh = ssh
+        #: Why there was no stream.
+        self.failure: Failed | None = None
+        self._path = passing_name(controls[0])
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self._path)
+        self._listener.listen(1)
+
+    @property
+    def command(self) -> list[str]:
+        """The ProxyCommand's words but for the place."""
+        return client(self._ssh, self._path)
+
+    def serve(self) -> None:
+        """Wait for the ProxyCommand, and let it have the stream; or for :meth:`end`."""
+        with self._listener:
+            connection, _address = self._listener.accept()
+            # Whoever comes late is to find nobody at once.
+            self._remove()
+        with connection:
+            try:
+                self._serve(_Dialogue(connection, monotonic() + self._seconds))
+            except Failed as failure:
+                self.failure = failure
+            except OSError:
+                pass  # it has gone, which its ssh can tell
+
+    def _serve(self, dialogue: _Dialogue) -> None:
+        dialogue.send(hello())
+        dialogue.message()
+        while (message := dialogue.message())[:4] == u32(_ALIVE_CHECK):
+            dialogue.send(alive(int.from_bytes(message[4:8], "big"), os.getpid()))
+        host, port = stdio_forward(message)
+        os.close(dialogue.descriptor())  # its standard input
+        output = socket.socket(fileno=dialogue.descriptor())
+        with output, self._stream(host, port, dialogue.deadline) as stream:
+            socket.send_fds(output, [b"\0"], [stream.fileno()])
+
+    def _stream(self, host: bytes, port: int, end: float) -> socket.socket:
+        failures: list[Failed] = []
+        for number, control in enumerate(self._controls):
+            # One that is cut off must not use up the time of the next one.
+            deadline = monotonic() + (end - monotonic()) / (len(self._controls) - number)
+            try:
+                return Master(control, deadline, self._ssh).stream(host, port)
+            except Failed as failure:
+                failures.append(failure)
+        raise Failed(failures[-1].reason, "; ".join(map(str, failures)))
+
+    def end(self) -> None:
+        """Wait no longer."""
+        # A thread that accepts is not woken by the end of its socket.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as nobody:
+            nobody.connect(self._path)
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def stdio_forward(message: bytes) -> tuple[bytes, int]:
+    """The host and the port that a client asks for.
+
+    :raises ConnectionError: it asks for something else.
     """
-    end = monotonic() + float(seconds)
-    failures = []
-    for number, control in enumerate(controls):
-        # One that is cut off must not use up the time of the next one.
-        deadline = monotonic() + (end - monotonic()) / (len(controls) - number)
-        try:
-            master = Master(control.encode("utf-8", "surrogateescape"), deadline)
-            stream = master.stream(host.encode("utf-8", "surrogateescape"), int(port))
-        except Failed as failure:
-            failures.append(failure)
-            continue
-        right = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, stream.fileno().to_bytes(4, sys.byteorder))
-        passed = _socket.socket(fileno=1)
-        passed.sendmsg([b"\0"], [right])
-        passed.detach()
-        return 0
-    told = "%s\n%s\n" % (failures[-1].reason, "; ".join(map(str, failures)))
-    sys.stderr.write(told)
-    # With ControlPersist ssh throws away what is said here (sshconnect.c).
-    with open(why, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(told)
-    return 255
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if message[:4] != u32(_NEW_STDIO_FORWARD):
+        raise ConnectionError("a request of another kind")
+    # The number of the request, and a string that is reserved.
+    host = 12 + int.from_bytes(message[8:12], "big")
+    port = host + 4 + int.from_bytes(message[host : host + 4], "big")
+    return message[host + 4 : port], int.from_bytes(message[port : port + 4], "big")

@@ -91,12 +91,17 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
-def start_detached(command: List[str], environment: Mapping[str, str]) -> None:
-    """Start a process that outlives this one, whatever signals that gets."""
+def start_detached(
+    command: List[str], environment: Mapping[str, str], stream: int = subprocess.DEVNULL
+) -> None:
+    """Start a process that outlives this one, whatever signals that gets.
+
+    :param stream: its standard input and output.
+    """
     subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stream,
+        stdout=stream,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",

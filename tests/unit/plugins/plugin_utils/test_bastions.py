@@ -85,16 +85,15 @@ def test_no_room(work: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bastions, "_channels", lambda *_arguments: through.pop(0))
     few = settings._replace(max_channels=3, seconds=0.1)
     control = str(work / "s")
-    with bastions._slot(control, None, few):
-        assert not through
+    os.close(bastions._take_turn(control, few))
+    assert not through
     monkeypatch.setattr(bastions, "_channels", lambda *_arguments: 3)
     monkeypatch.setattr(bastions, "_PATIENCE", 2)
     message = r"3 connections go through the bastion.*bastion_max_channels.*\(reason: timeout\)"
-    with pytest.raises(Failure, match=message), bastions._slot(control, None, few):
-        raise AssertionError
+    with pytest.raises(Failure, match=message):
+        bastions._take_turn(control, few)
     # Whoever comes next is not held up by that one.
-    with bastions._slot(control, None, settings._replace(max_channels=0)):
-        pass
+    os.close(bastions._take_turn(control, settings._replace(max_channels=0)))
 
 
 def test_a_failure_of_a_login_is_final() -> None:
