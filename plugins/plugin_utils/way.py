@@ -40,9 +40,6 @@ _UNIX = 0xFFFFFFFE
 #: No message of a client that asks for a stream is longer, in bytes: a host's name is in it.
 _LONGEST = 4096
 
-#: How long a master that did reply may take to forward no longer, in seconds.
-_GRACE = 1.0
-
 #: Beside a master's socket: what it writes, and that it forwards no unix sockets.
 LOG = ".log"
 NO_UNIX = ".nounix"
@@ -169,25 +166,33 @@ class Master:
 
         :raises Failed: why there is none.
         """
-        path = passing_name(self.control)
         # Before the master is asked to connect: a refusal may be in its log at once.
         said = self._log_size()
         try:
-            if not self._accepts(_OPEN_FORWARD, 1, path, host, port):
-                return self._spoken(self._without_unix(host, port), host, port, said)
-            stream = socket.socket(socket.AF_UNIX)
-            try:
-                stream.connect(path)
-                os.unlink(path)
-                # Not closed sooner: what the master has not accepted by then would be cut off.
-                return self._spoken(stream, host, port, said)
-            finally:
-                self._dialogue.deadline = max(self._dialogue.deadline, monotonic() + _GRACE)
-                self._accepts(_CLOSE_FORWARD, 2, path, host, port)
+            stream = self._connection(host, port) or self._without_unix(host, port)
         except TimeoutError:
             raise Failed("wedged", "the master does not answer") from None
         except OSError as error:
             raise Failed("not_running", "the master ended in the meantime: %s" % error) from None
+        return self._spoken(stream, host, port, said)
+
+    def _connection(self, host: bytes, port: int) -> socket.socket | None:
+        """A connection that the master leads to the target; ``None`` where it may not forward."""
+        path = passing_name(self.control)
+        if not self._accepts(_OPEN_FORWARD, 1, path, host, port):
+            return None
+        try:
+            stream = socket.socket(socket.AF_UNIX)
+            self._dialogue.wait(stream)
+            stream.connect(path)
+            # A connection that it has not accepted when it stops listening would be cut off. It
+            # serves in one go whatever was there when it looked: channels.c, channel_after_poll.
+            self.pid()
+        finally:
+            self._accepts(_CLOSE_FORWARD, 2, path, host, port)
+            # It leaves the file.
+            os.unlink(path)
+        return stream
 
     def _spoken(self, stream: socket.socket, host: bytes, port: int, said: int) -> socket.socket:
         """The stream, once its far end is known to be there: ssh's server speaks first.
