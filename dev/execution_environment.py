@@ -30,7 +30,7 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEFINITION = CHECKOUT / "extensions/execution_environment/execution-environment.yml"
-IMAGE = "bastion-mux-execution-environment"
+IMAGE = "bastion-mux-lab-environment"
 
 #: The release of Debian, its Python, and the newest glibc that a wheel may want there.
 SUITE, PYTHON, GLIBC = "trixie", "3.13", 41
