@@ -24,9 +24,13 @@ ASSERT = {"ansible.builtin.assert": {"that": "true", "quiet": True}}
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """One run of ansible-playbook: all of it, its tasks by name, the hosts that failed."""
+    """One run of ansible-playbook: all of it, its tasks by name, the hosts that failed.
+
+    `processor` are the seconds of a processor that it used.
+    """
 
     seconds: float
+    processor: float
     tasks: dict[str, list[float]]
     changed: int
     failed: int
@@ -72,4 +76,4 @@ def run(
     for entry, following in itertools.pairwise(entries):
         if entry["task"] is not None:
             tasks.setdefault(entry["task"], []).append(following["at"] - entry["at"])
-    return Timed(seconds, tasks, entries[-1]["changed"], entries[-1]["failed"])
+    return Timed(seconds, result.processor, tasks, entries[-1]["changed"], entries[-1]["failed"])

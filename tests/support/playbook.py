@@ -66,13 +66,17 @@ class TaskResult:
 
 @dataclasses.dataclass(frozen=True)
 class PlaybookResult:
-    """What a run of ansible-playbook did. `stdout` is what its user saw."""
+    """What a run of ansible-playbook did. `stdout` is what its user saw.
+
+    `processor` are the seconds that it used, with all that it started and waited for.
+    """
 
     rc: int
     stdout: str
     stderr: str
     results: list[TaskResult]
     stats: dict[str, dict[str, int]]
+    processor: float
 
     @property
     def failed(self) -> bool:
@@ -181,9 +185,9 @@ def run_playbook(
     arguments += [*args, str(_playbook(run, plays))]
     world = ansible_environment(directory, **{"BASTION_MUX_RECORD": str(record), **(env or {})})
     fresh = fresh or any(name.startswith("PYTHON") for name in env or {})
-    rc, stdout, stderr = Run(arguments, directory, world, fresh).communicate(timeout)
+    rc, stdout, stderr, processor = Run(arguments, directory, world, fresh).communicate(timeout)
     results, stats = _read(record)
-    return PlaybookResult(rc, stdout, stderr, results, stats)
+    return PlaybookResult(rc, stdout, stderr, results, stats, processor)
 
 
 class _Numbered:

@@ -63,8 +63,10 @@ class Run:
             cls._requests = _start_server()
         return cls._requests
 
-    def communicate(self, timeout: float) -> tuple[int, str, str]:
-        """Its exit status and what it printed, once nobody holds its pipes any more.
+    def communicate(self, timeout: float) -> tuple[int, str, str, float]:
+        """Its exit status, what it printed, once nobody holds its pipes any more, and what it used.
+
+        That is processor seconds, with those of all that it waited for.
 
         :raises TimeoutError: somebody does for so many seconds; it is killed, and printed that.
         """
@@ -75,11 +77,11 @@ class Run:
                 self.kill()
         out, err = (one.result() for one in printed)
         with self._server, self._replies as replies:
-            status = os.waitstatus_to_exitcode(int(replies.readline()))
+            status, used = replies.readline().split()
         Run.running.remove(self)
         if late:
             raise TimeoutError(f"ansible-playbook took more than {timeout} s\n{out}\n{err}")
-        return status, out, err
+        return os.waitstatus_to_exitcode(int(status)), out, err, float(used)
 
     def kill(self) -> None:
         """Kill it with its workers, which lead sessions of their own (ansible-core 2.19)."""
@@ -141,8 +143,8 @@ def _serve(requests: socket.socket) -> None:
         for descriptor in outputs:
             os.close(descriptor)
         client.sendall(b"%d\n" % pid)
-        status = os.waitpid(pid, 0)[1]
-        client.sendall(b"%d\n" % status)
+        _pid, status, usage = os.wait4(pid, 0)
+        client.sendall(b"%d %f\n" % (status, usage.ru_utime + usage.ru_stime))
         os._exit(0)
     client.close()
     os.setsid()

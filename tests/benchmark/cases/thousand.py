@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -76,14 +75,18 @@ class Site:
         nothing = subprocess.DEVNULL
         subprocess.run(command, check=True, timeout=30, stdin=nothing, stderr=nothing)
 
+    def end(self) -> None:
+        """End every ssh that is there."""
+        for process in belonging(self.work):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def close(self) -> None:
         """End every ssh and wait for the servers' side of it; the next run finds an empty home."""
 
         def over() -> bool:
-            # One that was about to become a master, or to end, may be seen the next time.
-            for process in belonging(self.work):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            # One that was about to become a master may be seen the next time.
+            self.end()
             return not any(server.processes() for server in self.servers)
 
         # The logouts would run into what is measured next.
@@ -101,8 +104,7 @@ def site(count: int) -> Iterator[Site]:
         try:
             yield made
         finally:
-            for process in belonging(work):
-                process.kill()
+            made.end()
 
 
 def measure(*, quick: bool) -> Results:
@@ -112,7 +114,7 @@ def measure(*, quick: bool) -> Results:
     if not quick and (found := peers.mitogen(bring=True)):
         ways[_MITOGEN] = f"mitogen {found[0]} with `mitogen_via`"
     else:
-        missing.append("mitogen beside `bastion.mux.ssh`: only a full run brings it.")
+        missing.append("mitogen beside `bastion.mux.ssh`: a full run brings it, from elsewhere.")
     taken: dict[str, dict[int, list[Run]]] = {way: {} for way in ways}
     for size, rounds in sizes.items():
         with site(size) as there:
@@ -155,7 +157,7 @@ def fleet_run(there: Site, way: str) -> Run:
     census.append(str(there.bastion.process.pid))
     count = {"ansible.builtin.command": {"argv": census, "chdir": str(CHECKOUT)}}
     book = [plays.play(*tasks, hosts="targets", **how), plays.play(count, hosts="localhost")]
-    logins, used = there.bastion.logins(), _used()
+    logins = there.bastion.logins()
     before = timed(there.open) if way == "opened" else 0.0
     run = plays.run(
         there.work,
@@ -165,7 +167,7 @@ def fleet_run(there: Site, way: str) -> Run:
         env=env,
         failing=True,
     )
-    used = _used() - used
+    used = run.processor
     for process in belonging(there.work):
         # It went to the background: nobody has waited for it.
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,12 +182,6 @@ def fleet_run(there: Site, way: str) -> Run:
         there.bastion.logins() - logins,
         run.failed,
     )
-
-
-def _used() -> float:
-    """Processor seconds of all children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 Taken = dict[str, dict[int, list[Run]]]
