@@ -27,9 +27,11 @@ def test_a_thousand_hosts(work: Path, bastion: Sshd, make_sshd: Callable[..., Ss
     fleet["hosts"] = there["targets"]["hosts"]
     fleet["vars"] |= there["targets"]["vars"]
     ((play,),) = plays_of(text)
-    ask, end = {"bastion.mux.ssh_master_info": {}}, {"bastion.mux.ssh_master": {"state": "absent"}}
-    master = {"hosts": "bastion", "gather_facts": False}
-    look = {**master, "tasks": [{"name": "look", **ask}, {"name": "end", **end}]}
+    tasks: list[dict[str, Any]] = [
+        {"name": "look", "bastion.mux.ssh_master_info": {}},
+        {"name": "end", "bastion.mux.ssh_master": {"state": "absent"}},
+    ]
+    look = {"hosts": "bastion", "gather_facts": False, "tasks": tasks}
     done = run_playbook(work, [play, look], inventory=inventory).ok()
     assert len(done.tasks("Reach it")) == COUNT
     (found,) = done.task("look")["masters"]
