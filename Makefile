@@ -26,7 +26,7 @@ export PYTHONPATH := $(TREE)
 
 .PHONY: help
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tree setup runtime lock
 tree:
@@ -108,7 +108,7 @@ build: setup ## build the collection, install it elsewhere and read it there
 	@dev/need git ssh
 	@pytest tests/package $(ARGS)
 
-.PHONY: integration molecule test-long test-matrix
+.PHONY: integration molecule execution-environment test-long test-matrix
 integration: setup ## tests against a real sshd on loopback
 	@dev/need ssh sshd rsync -- initdb
 	@python dev/others.py
@@ -117,9 +117,13 @@ integration: setup ## tests against a real sshd on loopback
 test-long: setup ## rare ways that take long; before a release
 	@dev/need ssh sshd rsync
 	@pytest -n $(WORKERS) --dist worksteal -m long tests/integration $(ARGS)
+	@$(MAKE) --no-print-directory execution-environment
 
 molecule: setup ## scenarios in containers (SCENARIO=name for one)
 	@dev/molecule $(SCENARIO)
+
+execution-environment: setup ## build one, and run jobs in it as AWX does
+	@dev/molecule execution_environment
 
 test-matrix: setup ## OpenSSH 8.4, 9.2, 10.0 and the newest, each as client and as server of each
 	@BASTION_MUX_MATRIX=full dev/molecule matrix

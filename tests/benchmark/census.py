@@ -18,16 +18,15 @@ from tests.support.client import belonging
 def count(work: Path, bastion: int) -> dict[str, float]:
     """The ssh processes of `work`, and the MiB of them and of what else runs on the bastion."""
     processes = belonging(work)
-    tools = [
-        process
-        for process in psutil.Process(bastion).children(recursive=True)
-        # Its own sshd is there in any case. mitogen has a Python there, which starts the ssh.
-        if process.name() not in ("ssh", "sshd", "sshd-session")
-    ]
     resident = 0
-    for process in [*processes, *tools]:
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             resident += process.memory_info().rss
+    for process in psutil.Process(bastion).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            # Its own sshd is there in any case. mitogen has a Python there, which starts the ssh.
+            if process.name() not in ("ssh", "sshd", "sshd-session"):
+                resident += process.memory_info().rss
     return {"processes": len(processes), "resident": resident / 2**20}
 
 

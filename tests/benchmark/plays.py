@@ -26,7 +26,7 @@ ASSERT = {"ansible.builtin.assert": {"that": "true", "quiet": True}}
 class Timed:
     """One run of ansible-playbook: all of it, its tasks by name, the hosts that failed.
 
-    `processor` is its time and that of the processes it has waited for.
+    `processor` are the seconds of a processor that it used.
     """
 
     seconds: float

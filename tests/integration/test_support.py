@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_a_bastion_counts_connections_and_logins_over_a_restart(bastion: Sshd) -
     assert (bastion.connections(), bastion.logins()) == (3, 2)
     bastion.stop()
     assert ssh.run(command="true").rc == 255
+
+
+def test_a_run_says_what_it_used(work: Path) -> None:
+    busy = "import time\nwhile time.process_time() < 1: pass"
+    task = {"command": {"argv": [sys.executable, "-c", busy]}}
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [task]}
+    for fresh in (False, True):
+        assert run_playbook(work, play, fresh=fresh).ok().processor > 1
 
 
 def test_a_stop_can_spare_the_connections(bastion: Sshd, work: Path) -> None:

@@ -14,6 +14,10 @@ import tarfile
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+from dev.execution_environment import adapted
+from tests.support.guide import GUIDE, blocks_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Where the documentation of plugins is, by the type that ansible-doc knows them under.
@@ -23,6 +27,7 @@ PLUGINS = {
     for kind, pattern in SOURCES.items()
 }
 KINDS = [kind for kind, names in PLUGINS.items() if names]
+DEFINITION = "extensions/execution_environment/execution-environment.yml"
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 GROUP = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["action_groups"]
 
@@ -111,6 +116,36 @@ def test_the_demo_runs_from_any_folder(installed: Installed) -> None:
 
 def test_status_runs_from_any_folder(installed: Installed) -> None:
     assert "No masters." in installed.run("ansible-playbook", "bastion.mux.status")
+
+
+def test_an_execution_environment_gets_what_it_needs(installed: Installed) -> None:
+    """What ansible-builder finds in the installed collection, for a base image of either kind."""
+    found = {kind: installed.elsewhere / kind for kind in ("pip", "bindep")}
+    write = [f"--write-{kind}={path}" for kind, path in found.items()]
+    collections = str(installed.home / ".ansible/collections")
+    installed.run("ansible-builder", "introspect", *write, collections)
+    told = {
+        kind: [line.partition("  #")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+        for kind, path in found.items()
+    }
+    assert [Requirement(line).name for line in told["pip"]] == ["paramiko", "psutil"]
+    assert told["bindep"] == ["openssh-client [platform:dpkg]", "openssh-clients [platform:rpm]"]
+
+
+def test_the_definition_of_an_execution_environment(installed: Installed) -> None:
+    """It is valid, and it is that of the guide, which is built with what that says of Debian."""
+    (shipped,) = installed.home.glob(f".ansible/collections/*/bastion/mux/{DEFINITION}")
+    definition = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    shown, on_debian, *_others = blocks_of((GUIDE / "guide_awx.rst").read_text(encoding="utf-8"))
+    assert definition == shown
+    context = installed.elsewhere / "context"
+    installed.run("ansible-builder", "create", "--file", str(shipped), "--context", str(context))
+    asked = yaml.safe_load((context / "_build/requirements.yml").read_text(encoding="utf-8"))
+    assert asked == {"collections": [{"name": "bastion.mux"}]}
+    built = adapted(definition, "base", installed.artifact)
+    assert built["options"] == on_debian["options"]
+    (step,) = on_debian["additional_build_steps"]["prepend_base"]
+    assert built["additional_build_steps"]["prepend_base"][-1] == step
 
 
 def test_the_action_group_holds_every_controller_module() -> None:

@@ -68,7 +68,7 @@ class TaskResult:
 class PlaybookResult:
     """What a run of ansible-playbook did. `stdout` is what its user saw.
 
-    `processor` is its time and that of the processes it has waited for, in seconds.
+    `processor` are the seconds that it used, with all that it started and waited for.
     """
 
     rc: int
@@ -185,9 +185,9 @@ def run_playbook(
     arguments += [*args, str(_playbook(run, plays))]
     world = ansible_environment(directory, **{"BASTION_MUX_RECORD": str(record), **(env or {})})
     fresh = fresh or any(name.startswith("PYTHON") for name in env or {})
-    rc, stdout, stderr, used = Run(arguments, directory, world, fresh).communicate(timeout)
+    rc, stdout, stderr, processor = Run(arguments, directory, world, fresh).communicate(timeout)
     results, stats = _read(record)
-    return PlaybookResult(rc, stdout, stderr, results, stats, used)
+    return PlaybookResult(rc, stdout, stderr, results, stats, processor)
 
 
 class _Numbered:

@@ -64,9 +64,9 @@ class Run:
         return cls._requests
 
     def communicate(self, timeout: float) -> tuple[int, str, str, float]:
-        """Its exit status and what it printed, once nobody holds its pipes any more.
+        """Its exit status, what it printed, once nobody holds its pipes any more, and what it used.
 
-        And the processor's time of it and of all that it has waited for, in seconds.
+        That is processor seconds, with those of all that it waited for.
 
         :raises TimeoutError: somebody does for so many seconds; it is killed, and printed that.
         """

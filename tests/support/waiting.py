@@ -19,17 +19,26 @@ def wait_for(probe: Callable[[], T], what: str, timeout: float = 10.0) -> T:
     """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         answer = probe()
         if answer:
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.01)
+        _pause(began)
 
 
 def stays(probe: Callable[[], object], what: str, seconds: float = 0.5) -> None:
-    """Assert that `probe` answers something true during all of `seconds`."""
+    """Assert that `probe` answers something true during all of `seconds`, and once after them."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    over = False
+    while not over:
+        began = time.monotonic()
+        over = began > deadline
         assert probe(), f"did not stay: {what}"
-        time.sleep(0.02)
+        _pause(began)
+
+
+def _pause(began: float) -> None:
+    """Sleep, longer after a probe that took longer: what is waited for needs the processor, too."""
+    time.sleep(min(0.25, max(0.01, 3 * (time.monotonic() - began))))

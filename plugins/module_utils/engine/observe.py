@@ -101,7 +101,8 @@ def observe(
 
     :param timeout: seconds for each answer of the master.
     :param desired: forwardings to look for where the ledger does not know them.
-    :raises MuxError: ``invalid`` where something answers that is no master.
+    :raises MuxError: ``invalid`` where something answers that is no master, or one of another
+        container.
     """
     deadline = time.monotonic() + _ENDING
     while True:
@@ -134,6 +135,13 @@ def _look(
     try:
         with context.connect(control_path, timeout=timeout) as client:
             pid = client.check()
+            if client.is_elsewhere():
+                raise MuxError(
+                    "invalid",
+                    "control_path: the master at %s runs in another container that shares this"
+                    " directory, and what it forwards listens there; name a directory of this"
+                    " container's own" % control_path,
+                )
             started = processes.start_time(pid)
             valid = ledger if _is_about(ledger, pid, started) else None
             base = Observation(ALIVE, pid, started, valid, None if valid else ledger)

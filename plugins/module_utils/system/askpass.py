@@ -17,12 +17,13 @@ import selectors
 import shlex
 import shutil
 import socket
-import struct
 import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, Optional, Set
+
+from .mux_client import peer_of
 
 try:
     import psutil
@@ -92,22 +93,13 @@ class _Responder:
                     connection.sendall(b"+" + answer.encode("utf-8", "surrogateescape"))
 
     def _is_target(self, connection: socket.socket) -> bool:
-        helper = _peer_pid(connection)
-        if helper is None or self.ssh_pid is None:
+        helper = peer_of(connection)
+        if not helper or self.ssh_pid is None:
             return False
         try:
             return bool(psutil.Process(helper).ppid() == self.ssh_pid)
         except psutil.Error:
             return False
-
-
-def _peer_pid(connection: socket.socket) -> Optional[int]:
-    if hasattr(socket, "SO_PEERCRED"):
-        size = struct.calcsize("3i")
-        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", packed)[0])
-    # macOS: <sys/un.h> SOL_LOCAL and LOCAL_PEERPID.
-    return int(connection.getsockopt(0, 0x002))
 
 
 @contextlib.contextmanager

@@ -180,6 +180,10 @@ class MuxClient:
         """Return the process id that the master says it has."""
         return self._exchange(messages.AliveCheck()).pid
 
+    def is_elsewhere(self) -> bool:
+        """Whether the master is a process of another container, whose ids mean nothing here."""
+        return peer_of(self._socket) == 0
+
     def open_forward(self, forward: WireForward) -> Optional[int]:
         """Begin to forward, and return the port that the server chose if it was asked to.
 
@@ -483,6 +487,20 @@ class MuxSession(_Passenger):
             self._status = reply.status
         elif not isinstance(reply, messages.TtyAllocFail):
             raise ProtocolError("%r is nothing to say about a session" % (reply,))
+
+
+def peer_of(connection: socket.socket) -> int:
+    """The process at the other end of a unix socket; where that listened, the one that began to.
+
+    It is 0 where there is no such process for this one to see (unix(7), SO_PEERCRED; pid_vnr of
+    the kernel): it belongs to another container.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        size = struct.calcsize("3i")
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return int(struct.unpack("3i", packed)[0])
+    # macOS: <sys/un.h> SOL_LOCAL and LOCAL_PEERPID.
+    return int(connection.getsockopt(0, 0x002))
 
 
 def _outcome(forward: WireForward, reply: messages.Reply) -> ForwardOutcome:

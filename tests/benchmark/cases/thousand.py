@@ -75,14 +75,18 @@ class Site:
         nothing = subprocess.DEVNULL
         subprocess.run(command, check=True, timeout=30, stdin=nothing, stderr=nothing)
 
+    def end(self) -> None:
+        """End every ssh that is there."""
+        for process in belonging(self.work):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def close(self) -> None:
         """End every ssh and wait for the servers' side of it; the next run finds an empty home."""
 
         def over() -> bool:
-            # One that was about to become a master, or to end, may be seen the next time.
-            for process in belonging(self.work):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            # One that was about to become a master may be seen the next time.
+            self.end()
             return not any(server.processes() for server in self.servers)
 
         # The logouts would run into what is measured next.
@@ -100,8 +104,7 @@ def site(count: int) -> Iterator[Site]:
         try:
             yield made
         finally:
-            for process in belonging(work):
-                process.kill()
+            made.end()
 
 
 def measure(*, quick: bool) -> Results:
@@ -111,7 +114,7 @@ def measure(*, quick: bool) -> Results:
     if not quick and (found := peers.mitogen(bring=True)):
         ways[_MITOGEN] = f"mitogen {found[0]} with `mitogen_via`"
     else:
-        missing.append("mitogen beside `bastion.mux.ssh`: only a full run brings it.")
+        missing.append("mitogen beside `bastion.mux.ssh`: a full run brings it, from elsewhere.")
     taken: dict[str, dict[int, list[Run]]] = {way: {} for way in ways}
     for size, rounds in sizes.items():
         with site(size) as there:

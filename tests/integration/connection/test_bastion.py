@@ -195,11 +195,14 @@ def test_example(work: Path, make_sshd: Callable[..., Sshd]) -> None:
     servers = {name: make_sshd(name=name) for name in (*groups["bastions"]["hosts"], "third")}
     for name, variables in groups["bastions"]["hosts"].items():
         variables.update(servers[name].variables())
-    names = [name for group in ("web", "database", "backup") for name in groups[group]["hosts"]]
+    hosts = {
+        name: variables
+        for group in ("web", "database", "backup")
+        for name, variables in groups[group]["hosts"].items()
+    }
     targets = make_sshd(name="target", addresses=ADDRESSES)
-    for address, group in zip(ADDRESSES, ("web", "web", "database", "backup"), strict=False):
-        name = names[ADDRESSES.index(address)]
-        groups[group]["hosts"][name].update(targets.variables(address))
+    for variables, address in zip(hosts.values(), ADDRESSES, strict=False):
+        variables.update(targets.variables(address))
     third = servers["third"]
     where = f"[{third.host}]:{third.port}"
     backup = groups["backup"]
@@ -208,12 +211,12 @@ def test_example(work: Path, make_sshd: Callable[..., Sshd]) -> None:
     )
     # Your ssh configuration.
     config = third.ssh_config(alias=third.host)
-    host = backup["hosts"]["backup1"]
+    host = hosts["backup1"]
     host["ansible_ssh_common_args"] = host["ansible_ssh_common_args"].replace(
         "-F none", f"-F {config} -o IdentityFile={targets.identity_file}"
     )
     run = run_playbook(work, play("all", {"name": "do", "raw": "true"}), inventory=groups).ok()
-    assert {one.host for one in run.tasks("do")} == {"bastion", "spare", *names}
+    assert {one.host for one in run.tasks("do")} == {"bastion", "spare", *hosts}
     # Each was a host of its own, too.
     assert [servers[name].logins() for name in ("bastion", "spare", "third")] == [2, 1, 1]
     wait_for(lambda: not clients(third.port), "the one that is not to stay has gone")

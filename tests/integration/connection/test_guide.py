@@ -27,10 +27,14 @@ def test_a_thousand_hosts(work: Path, bastion: Sshd, make_sshd: Callable[..., Ss
     fleet["hosts"] = there["targets"]["hosts"]
     fleet["vars"] |= there["targets"]["vars"]
     ((play,),) = plays_of(text)
-    master = {"hosts": "bastions", "gather_facts": False}
-    for state, changes in (("present", 0), ("absent", 1)):
-        book = [play, {**master, "tasks": [{"bastion.mux.ssh_master": {"state": state}}]}]
-        done = run_playbook(work, book, inventory=inventory).ok()
-        assert len(done.tasks("Reach it")) == COUNT
-        assert done.changed() == changes
-        assert bastion.logins() == 1
+    tasks: list[dict[str, Any]] = [
+        {"name": "look", "bastion.mux.ssh_master_info": {}},
+        {"name": "end", "bastion.mux.ssh_master": {"state": "absent"}},
+    ]
+    look = {"hosts": "bastion", "gather_facts": False, "tasks": tasks}
+    done = run_playbook(work, [play, look], inventory=inventory).ok()
+    assert len(done.tasks("Reach it")) == COUNT
+    (found,) = done.task("look")["masters"]
+    assert (found["alive"], found["managed"]) == (True, True)
+    assert done.task("end").changed
+    assert bastion.logins() == 1

@@ -20,7 +20,7 @@ from tests.support.preloaded import Run
 from tests.support.sshd import Sshd
 from tests.support.waiting import stays, wait_for
 
-NO = {"ansible_bastion_persist": False}
+NO: dict[str, Any] = {"ansible_bastion_persist": False}
 
 
 class Runs:
@@ -45,10 +45,10 @@ class Runs:
         play = {"hosts": "target", "gather_facts": False, "vars": variables, "tasks": list(tasks)}
         return run_playbook(self.work, play, inventory=self.inventory)
 
-    def start(self, name: str, **variables: Any) -> None:
+    def start(self, name: str, end: str = "true", **variables: Any) -> None:
         """A run that has begun its second task, over the connection of the first one."""
         here = self.work / name
-        wait = f"touch {here}; while ! test -e {here}.go; do sleep 0.05; done"
+        wait = f"touch {here}; while ! test -e {here}.go; do sleep 0.05; done; {end}"
         tasks = {"name": "first", "raw": "true"}, {"name": "wait", "raw": wait}
 
         def run() -> None:
@@ -58,10 +58,10 @@ class Runs:
         self.threads[name].start()
         wait_for((self.work / name).exists, f"{name} has begun", 30)
 
-    def let_go(self, name: str) -> None:
+    def let_go(self, name: str) -> PlaybookResult:
         (self.work / f"{name}.go").touch()
         self.threads[name].join()
-        self.results[name].ok()
+        return self.results[name]
 
     def masters(self) -> list[psutil.Process]:
         """The bastion's clients."""
@@ -80,10 +80,10 @@ def closed(runs: Runs) -> bool:
 def test_the_last_run_closes_it(runs: Runs) -> None:
     runs.start("one", **NO)
     # It says nothing of an end, and its connection to the target is there already.
-    runs.start("other")
-    runs.let_go("one")
+    runs.start("other", end="false")
+    runs.let_go("one").ok()
     stays(runs.masters, "the master, which another run uses", 1.0)
-    runs.let_go("other")
+    assert runs.let_go("other").failed
     wait_for(lambda: closed(runs), "the master has been closed")
     assert runs.bastion.logins() == 1
     # One that was there before is none of its own.

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from tests.support.playbook import run_playbook
 from tests.support.services import Echo, free_port, talk
 from tests.support.sshd import Sshd
-from tests.support.tasks import SSH_MASTER, Tasks
+from tests.support.tasks import SSH_FORWARD, SSH_MASTER, SSH_MASTER_INFO, Tasks
 
 
 def of_inventory(bastion: Sshd) -> dict[str, Any]:
@@ -127,3 +130,38 @@ def test_defaults_of_the_action_group(work: Path, tasks: Tasks, bastion: Sshd) -
     run = run_playbook(work, play).ok()
     assert (run.task("do").changed, run.task("again").changed) == (True, False)
     assert run.task("do")["master"]["host"] == "bastion"
+
+
+@pytest.fixture
+def elsewhere(work: Path) -> dict[str, Any]:
+    """Variables with which a delegated module runs as if in another container."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root can have processes of its own that do not see the others")
+    python = work / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.join([*unshare, sys.executable])} "$@"\n')
+    python.chmod(0o755)
+    return {"ansible_python_interpreter": str(python)}
+
+
+def test_a_master_of_another_container_is_not_mistaken(
+    tasks: Tasks, elsewhere: dict[str, Any], bastion: Sshd
+) -> None:
+    """They share a directory, and so the socket. Its process id is another process's here."""
+    master = tasks.one()["master"]
+    rows: list[dict[str, Any]] = [
+        tasks.task("present"),
+        tasks.task("absent", state="absent", force=True),
+        tasks.task("forward", SSH_FORWARD, local=[f"{free_port()}:localhost:{bastion.port}"]),
+    ]
+    how = {"delegate_to": "localhost", "ignore_errors": True}
+    run = tasks.play(*({**row, **how} for row in rows), extra_vars=elsewhere)
+    for row in rows:
+        assert run.task(row["name"])["reason"] == "invalid", run
+        assert "another container" in run.task(row["name"]).msg
+    info = tasks.task("info", SSH_MASTER_INFO)
+    seen = tasks.play({**info, "delegate_to": "localhost"}, extra_vars=elsewhere).ok()
+    (told,) = seen.task("info")["masters"]
+    assert (told["alive"], told["pid"], told["reason"]) == (False, None, "invalid")
+    assert tasks.one(check=True)["master"]["pid"] == master["pid"]
+    assert bastion.logins() == 1
