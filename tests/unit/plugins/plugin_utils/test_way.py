@@ -86,8 +86,8 @@ def test_a_real_ssh_asks_in_vain(passing: way.Passing) -> None:
     with ours, theirs:
         done = subprocess.run(
             [*passing.command, "[10.0.0.1]:22", "--", "bastion"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.PIPE,
             timeout=10,
             check=False,
