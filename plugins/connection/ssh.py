@@ -286,14 +286,14 @@ def configuration_file(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def configuration(arguments: tuple[str, ...]) -> bytes | None:
-    """What ssh reads of its configuration with these arguments, as text that stands for it.
+def configuration(given: str | None) -> bytes | None:
+    """What ssh reads of its configuration, as text that stands for it.
 
+    :param given: the file that is read in place of the user's and the system's.
     :returns: ``None`` where the text alone does not tell what it means.
     """
     home = pwd.getpwuid(os.getuid()).pw_dir
     begin = [(f"{home}/.ssh/config", f"{home}/.ssh"), ("/etc/ssh/ssh_config", "/etc/ssh")]
-    given = configuration_file(arguments)
     if given is not None:
         begin = [(given, f"{home}/.ssh")]
     texts: list[bytes] = []
@@ -401,7 +401,7 @@ class Connection(ssh.Connection):
         self._name = ""
         self._doubtful = False
         self._own_path: str | None = None
-        self._read = functools.lru_cache(configuration)
+        self._text = functools.lru_cache(configuration)
 
     def _resolve_option_variables(self, variables: Any, templar: Any) -> Any:
         # Before the options are set. A host's variables are worked out when they are looked at.
@@ -450,7 +450,7 @@ class Connection(ssh.Connection):
             log=lambda line: ssh.display.vvv(line, host=self.host),
             warn=ssh.display.warning,
         )
-        way = bastions.Way(self._in_order(), self._read, settings)
+        way = bastions.Way(self._in_order(), self._configuration, settings)
         if connected:
             way.use()
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
@@ -480,6 +480,9 @@ class Connection(ssh.Connection):
         result: tuple[int, bytes, bytes] = super()._bare_run(cmd, in_data, sudoable, checkrc)
         return result
 
+    def _configuration(self, arguments: Sequence[str]) -> bytes | None:
+        return self._text(configuration_file(arguments))
+
     def _ssh_arguments(self, subsystem: str) -> list[str]:
         """What may say where the target is, of the arguments that ssh gets."""
         found: list[str] = []
@@ -493,7 +496,7 @@ class Connection(ssh.Connection):
         Ansible's own stands for the host, the port and the user (ansible#57400, #84148).
         """
         arguments = self._ssh_arguments(subsystem)
-        text = self._read(tuple(arguments))
+        text = self._configuration(arguments)
         user, port = self.get_option("remote_user"), self.get_option("port")
         way: list[Any] = [self.host, port, user, arguments, text]
         way += [

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure
 
@@ -39,6 +39,9 @@ _DOWN_FOR = 60.0
 _POLL = 0.01
 _POLL_SLOWLY = 0.1
 
+#: Hardly a connection is up sooner than that after it got its stream, in seconds.
+_HANDSHAKE = 0.05
+
 #: Added to a master's socket for the file whose bytes are locked by who sets a connection up.
 SLOTS = ".slots"
 
@@ -52,7 +55,7 @@ _PATIENCE = 12
 #: error, its log, its connection, its socket, and who asks it.
 _OWN_DESCRIPTORS = 7
 
-Read = Callable[[tuple[str, ...]], bytes | None]
+Read = Callable[[Sequence[str]], bytes | None]
 Say = Callable[[str], None]
 
 
@@ -90,7 +93,7 @@ def is_up(path: str) -> bool:
         return True
 
 
-class Settings(NamedTuple):
+class Settings:
     """What the options say.
 
     :ivar task: what the hosts of one attempt at one task have in common.
@@ -107,6 +110,10 @@ class Settings(NamedTuple):
     run: int | None
     log: Say
     warn: Say
+
+    def __init__(self, **settings: Any) -> None:
+        """Take all of them; a tuple with names is made of code that each worker would compile."""
+        vars(self).update(settings)
 
     @property
     def closes(self) -> bool:
@@ -340,7 +347,7 @@ def _serve(
     began = now = time.monotonic()
     end = began + (seconds if own_path else _UNSEEN)
     # Less often the longer it takes: where it does, the machine has no time to spare.
-    while not over.wait(max(_POLL, (now - began) / 4)) and now < end:
+    while not over.wait(max(_HANDSHAKE, (now - began) / 4)) and now < end:
         if own_path and is_up(own_path):
             break
         now = time.monotonic()

@@ -83,7 +83,7 @@ def test_a_home_that_is_no_directory(work: Path, settings: Settings) -> None:
 def test_no_room(work: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     through = [3, 2]
     monkeypatch.setattr(bastions, "_channels", lambda *_arguments: through.pop(0))
-    few = settings._replace(max_channels=3, seconds=0.1)
+    few = Settings(**{**vars(settings), "max_channels": 3, "seconds": 0.1})
     control = str(work / "s")
     os.close(bastions._take_turn(control, few))
     assert not through
@@ -93,7 +93,7 @@ def test_no_room(work: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Failure, match=message):
         bastions._take_turn(control, few)
     # Whoever comes next is not held up by that one.
-    os.close(bastions._take_turn(control, settings._replace(max_channels=0)))
+    os.close(bastions._take_turn(control, Settings(**{**vars(settings), "max_channels": 0})))
 
 
 def test_a_failure_of_a_login_is_final() -> None:
