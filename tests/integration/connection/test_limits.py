@@ -56,7 +56,7 @@ def at_once(targets: Sshd) -> int:
 
 
 def test_few_at_once(work: Path, make_sshd: Callable[..., Sshd]) -> None:
-    # Sessions are what it allows none of, and a login is all that it sees.
+    # No session is opened on the bastion, however few it allows: it sees a login.
     bastion = make_sshd(options={"MaxSessions": 1})
     targets = make_sshd(name="target", addresses=ADDRESSES, options={"MaxStartups": "2:100:2"})
     play = {"hosts": "targets", "gather_facts": False, "tasks": [TASK]}
