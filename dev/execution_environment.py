@@ -35,7 +35,7 @@ IMAGE = "bastion-mux-lab-environment"
 #: The release of Debian, its Python, and the newest glibc that a wheel may want there.
 SUITE, PYTHON, GLIBC = "trixie", "3.13", 41
 
-#: What ansible-builder expects in a base image, and brings itself from RPM alone.
+#: Of what the steps below install: in the base image that is bootstrapped, once for all builds.
 BASE_PACKAGES = ("python3", "python3-pip")
 
 #: What its own steps install.
@@ -81,8 +81,7 @@ def adapted(definition: dict[str, Any], base: str, collection: Path) -> dict[str
             "prepend_base": [
                 f"COPY _build/packages {PLACE}",
                 f"ENV PIP_NO_INDEX=1 PIP_FIND_LINKS={PLACE}",
-                "RUN apt-get update && apt-get install --yes --no-install-recommends "
-                + " ".join(BASE_PACKAGES),
+                "RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip",
             ],
             "append_final": [
                 "RUN rm -rf /var/lib/apt/lists/*",

@@ -18,7 +18,8 @@ COUNT = 3
 
 
 def test_a_thousand_hosts(work: Path, bastion: Sshd, make_sshd: Callable[..., Sshd]) -> None:
-    targets = Targets(work, bastion, make_sshd(**SERVER), COUNT)
+    server = make_sshd(**SERVER)
+    targets = Targets(work, bastion, server, COUNT)
     text = (GUIDE / "guide_thousand.rst").read_text(encoding="utf-8")
     inventory: dict[str, Any] = next(one for one in blocks_of(text) if "all" in one)
     bastions, fleet = (inventory["all"]["children"][name] for name in ("bastions", "fleet"))
@@ -26,13 +27,21 @@ def test_a_thousand_hosts(work: Path, bastion: Sshd, make_sshd: Callable[..., Ss
     bastions["hosts"] = there["bastions"]["hosts"]
     fleet["hosts"] = there["targets"]["hosts"]
     fleet["vars"] |= there["targets"]["vars"]
-    ((play,),) = plays_of(text)
+    (keys,), (play,) = plays_of(text)
+    # No name of a target is known here, and no port is the usual one.
+    server.known_hosts.write_text("")
+    keys["tasks"][1]["bastion.mux.ssh_known_hosts"] = {
+        "hosts": [f"{address}:{server.port}" for address in targets.addresses.values()],
+        "path": str(server.known_hosts),
+    }
     tasks: list[dict[str, Any]] = [
         {"name": "look", "bastion.mux.ssh_master_info": {}},
         {"name": "end", "bastion.mux.ssh_master": {"state": "absent"}},
     ]
     look = {"hosts": "bastion", "gather_facts": False, "tasks": tasks}
-    done = run_playbook(work, [play, look], inventory=inventory).ok()
+    recommended = {"ANSIBLE_PIPELINING": "1"}
+    done = run_playbook(work, [keys, play, look], inventory=inventory, env=recommended).ok()
+    assert done.task("Learn the keys of the fleet").changed
     assert len(done.tasks("Reach it")) == COUNT
     (found,) = done.task("look")["masters"]
     assert (found["alive"], found["managed"]) == (True, True)

@@ -26,9 +26,8 @@ from tests.support.leaks import LeakWatch
 from tests.support.playbook import run_playbook
 from tests.support.sshd import Sshd
 
-ADDRESSES = [f"127.0.0.{number}" for number in range(2, 10)]
-ALL = range(len(ADDRESSES))
-TASKS = [{"name": "one", "raw": "true"}, {"name": "two", "raw": "true"}]
+ADDRESSES = [f"127.0.0.{number}" for number in range(2, 8)]
+TASK = {"name": "do", "raw": "true"}
 
 
 def fleet(targets: Sshd, bastion: dict[str, Any], **variables: Any) -> dict[str, Any]:
@@ -57,10 +56,10 @@ def at_once(targets: Sshd) -> int:
 
 
 def test_few_at_once(work: Path, make_sshd: Callable[..., Sshd]) -> None:
-    # Sessions are what it allows none of, and a login is all that it sees.
+    # No session is opened on the bastion, however few it allows: it sees a login.
     bastion = make_sshd(options={"MaxSessions": 1})
     targets = make_sshd(name="target", addresses=ADDRESSES, options={"MaxStartups": "2:100:2"})
-    play = {"hosts": "targets", "gather_facts": False, "tasks": TASKS}
+    play = {"hosts": "targets", "gather_facts": False, "tasks": [TASK]}
     inventory = fleet(targets, bastion.variables(), ansible_bastion_max_setups=2)
     run_playbook(work, play, inventory=inventory, forks=8).ok()
     assert bastion.logins() == 1
@@ -70,7 +69,7 @@ def test_few_at_once(work: Path, make_sshd: Callable[..., Sshd]) -> None:
 
 def test_few_in_all(work: Path, make_sshd: Callable[..., Sshd], bastion: Sshd) -> None:
     targets = make_sshd(name="target", addresses=ADDRESSES)
-    play = {"hosts": "targets", "gather_facts": False, "tasks": TASKS[:1]}
+    play = {"hosts": "targets", "gather_facts": False, "tasks": [TASK]}
     inventory = fleet(
         targets,
         bastion.variables(),
@@ -127,7 +126,7 @@ def test_no_unix_sockets(work: Path, watch: LeakWatch, make_sshd: Callable[..., 
     directory.mkdir(mode=0o700)
     path = directory / "s"
     bastion = {"ansible_host": "nowhere.invalid", "ansible_ssh_common_args": f"-S {path}"}
-    play = {"hosts": "t0", "gather_facts": False, "tasks": TASKS}
+    play = {"hosts": "t0", "gather_facts": False, "tasks": [TASK]}
     fake = WithoutUnix(path)
     with fake.master:
         run = run_playbook(work, play, inventory=fleet(targets, bastion), forks=2).ok()

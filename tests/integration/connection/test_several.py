@@ -32,7 +32,7 @@ class Fleet:
         self.targets = make_sshd(name="target", addresses=list(TARGETS.values()))
 
     def run(
-        self, *tasks: dict[str, Any], hosts: str = "targets", forks: int = 8, **variables: Any
+        self, *tasks: dict[str, Any], hosts: str = "targets", **variables: Any
     ) -> PlaybookResult:
         """Run tasks on hosts."""
         names = [bastion.name for bastion in self.bastions]
@@ -47,7 +47,7 @@ class Fleet:
             "bastions": {"hosts": {one.name: one.variables() for one in self.bastions}},
         }
         play = {"hosts": hosts, "gather_facts": False, "tasks": list(tasks)}
-        return run_playbook(self.work, play, inventory=inventory, forks=forks)
+        return run_playbook(self.work, play, inventory=inventory, forks=len(TARGETS))
 
     def logins(self) -> list[int]:
         return [bastion.logins() for bastion in self.bastions]
@@ -114,7 +114,7 @@ def test_cut_off(work: Path, make_sshd: Callable[..., Sshd]) -> None:
     bastion.freeze()
     try:
         # Its master has not noticed. Who tries again does not take its word for it.
-        run = fleet.run(task, hosts="t2:t3", forks=1, **how)
+        run = fleet.run(task, hosts="t2:t3", **how)
     finally:
         bastion.thaw()
     assert run.task("do", "t2").event == "unreachable"
