@@ -45,8 +45,9 @@ options:
       - The name of a host of the inventory stands for that host, with its C(ansible_host),
         C(ansible_port), C(ansible_user), C(ansible_ssh_private_key_file), C(ansible_password),
         C(ansible_ssh_common_args) and C(ansible_ssh_extra_args); a C(ProxyJump) there is the way to
-        the bastion. It is not reached through itself, so that the variable may be one of a group
-        that it belongs to.
+        the bastion. As for every host, C(--user) and C(--ask-pass) stand in for what is not there.
+        It is not reached through itself, so that the variable may be one of a group that it belongs
+        to.
       - A list, or names with commas between them, are several bastions; O(bastion_strategy) says
         which one a host is reached through.
     type: raw
@@ -180,11 +181,12 @@ import shlex
 import socket
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
 from typing import Any
 
+from ansible import context
 from ansible.constants import config
 from ansible.plugins.connection import ssh
 
@@ -292,7 +294,10 @@ def configuration(given: str | None) -> bytes | None:
     :param given: the file that is read in place of the user's and the system's.
     :returns: ``None`` where the text alone does not tell what it means.
     """
-    home = pwd.getpwuid(os.getuid()).pw_dir
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return b""  # ssh does nothing for such a user, and says so
     begin = [(f"{home}/.ssh/config", f"{home}/.ssh"), ("/etc/ssh/ssh_config", "/etc/ssh")]
     if given is not None:
         begin = [(given, f"{home}/.ssh")]
@@ -528,5 +533,14 @@ class Connection(ssh.Connection):
             # As with ProxyJump, the file that the target's ssh reads counts for the bastion's.
             file = configuration_file(self._ssh_arguments("ssh"))
             return params if file is None else {**params, "ssh_config": file}
-        found: dict[str, Any] = _not_sooner("inventory").login(self._hostvars[name])
+        login: Callable[[Any], dict[str, Any]] = _not_sooner("inventory").login
+        found = login(self._hostvars[name])
+        # What the command line says is of every host, and becomes a variable of the task's alone.
+        user = context.CLIARGS.get("remote_user")
+        if user:
+            found.setdefault("user", user)
+        password = self._play_context.password
+        # There one of the target's own would take the place of the one that was asked for.
+        if password and not login(self._hostvars.get(self._inventory_hostname, {})).get("password"):
+            found.setdefault("password", password)
         return found

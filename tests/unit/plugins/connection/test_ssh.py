@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible import context
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins.connection import ssh as builtin_ssh
 from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
+from ansible.utils.context_objects import CLIArgs
 
 from ansible_collections.bastion.mux.plugins.connection import ssh
 from ansible_collections.bastion.mux.plugins.doc_fragments.ssh_connection import ModuleDocFragment
@@ -136,6 +138,34 @@ HOSTVARS: dict[str, dict[str, Any]] = {
 )
 def test_bastions(given: Any, bastions: list[dict[str, Any]]) -> None:
     assert Host(ansible_bastion=given, hostvars=HOSTVARS).bastions() == bastions
+
+
+def test_what_the_command_line_says_is_of_a_bastion_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "CLIARGS", CLIArgs({"remote_user": "ops"}))
+    asked = {"user": "ops", "password": "asked"}
+    bare = {"host": "bare", "arguments": []}
+
+    def found(name: str, **target: str) -> dict[str, Any]:
+        host = Host(ansible_bastion=name, hostvars={**HOSTVARS, "target": target})
+        host.plugin._play_context.password = "asked"
+        (bastion,) = host.bastions()
+        return bastion
+
+    assert found("bare") == {**bare, **asked}
+    # Its own is all that it has: what was asked for is not known.
+    assert found("bare", ansible_ssh_pass="its own") == {**bare, "user": "ops"}
+    jump = found("jump")
+    assert (jump["user"], jump["password"]) == ("me", "secret")
+    # It is no host of the inventory.
+    assert found("b") == {"host": "b"}
+
+
+def test_a_user_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_uid: int) -> pwd.struct_passwd:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert Host(ansible_bastion="b").path()
 
 
 def test_a_bastion_is_looked_up_where_the_target_is() -> None:
