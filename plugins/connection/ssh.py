@@ -404,7 +404,6 @@ class Connection(ssh.Connection):
         self._inventory_hostname: str | None = None
         self._bastions: list[dict[str, Any]] = []
         self._name = ""
-        self._doubtful = False
         self._own_path: str | None = None
         self._text = functools.lru_cache(configuration)
 
@@ -459,17 +458,12 @@ class Connection(ssh.Connection):
         if connected:
             way.use()
             return self._run_as_builtin(cmd, in_data, sudoable, checkrc)
-        doubtful, self._doubtful = self._doubtful, False
-        try:
-            with way.to_target(self._own_path, doubtful=doubtful) as proxy:
-                # After sshpass and its arguments; the first value that ssh gets counts.
-                first = 1 + (0 if cmd[0] != b"sshpass" else 4 if cmd[2] == b"-P" else 2)
-                return self._run_as_builtin(
-                    [*cmd[:first], *proxy, *cmd[first:]], in_data, sudoable, checkrc
-                )
-        except bastions.Failure as failure:
-            self._doubtful = failure.doubtful
-            raise
+        with way.to_target(self._own_path) as proxy:
+            # After sshpass and its arguments; the first value that ssh gets counts.
+            first = 1 + (0 if cmd[0] != b"sshpass" else 4 if cmd[2] == b"-P" else 2)
+            return self._run_as_builtin(
+                [*cmd[:first], *proxy, *cmd[first:]], in_data, sudoable, checkrc
+            )
 
     def _in_order(self) -> list[dict[str, Any]]:
         """The bastions, those first that are to be tried first."""

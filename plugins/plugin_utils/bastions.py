@@ -42,6 +42,11 @@ _POLL_SLOWLY = 0.1
 #: Hardly a connection is up sooner than that after it got its stream, in seconds.
 _HANDSHAKE = 0.05
 
+#: Beside what is known of a bastion: its master did not lead to a target although it listened. And
+#: the reasons for which a connection that is dead may be the cause.
+_DOUBT = ".doubt"
+_DOUBTFUL = ("timeout", "wedged")
+
 #: Added to a master's socket for the file whose bytes are locked by who sets a connection up.
 SLOTS = ".slots"
 
@@ -65,11 +70,6 @@ class Failure(AnsibleConnectionFailure):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{message} (reason: {reason})")
         self.told = (reason, message)
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether a master that seems to run may be the cause."""
-        return self.told[0] in ("timeout", "wedged")
 
 
 class _AuthenticationFailure(Failure, AnsibleAuthenticationFailure):
@@ -139,7 +139,7 @@ class Bastion:
 
     def running(self) -> str | None:
         """The socket of its master, if one listens where it was found the last time."""
-        if self._lasting:
+        if self._lasting and not os.path.exists(self._known + _DOUBT):
             with contextlib.suppress(OSError), open(self._known + ".path", "rb") as file:
                 path = os.fsdecode(file.read())
                 # Where others may write by now, the engine is to say so.
@@ -148,17 +148,22 @@ class Bastion:
                 return path if safe and is_up(path) else None
         return None
 
+    def doubt(self) -> None:
+        """Have whoever needs its master next ask if its connection lives."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._known + _DOUBT, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
     def is_down(self) -> bool:
-        """Whether an attempt to log in failed a moment ago, or is under way."""
+        """Whether an attempt to log in failed a moment ago, or one after such is under way."""
         if self._failure(lambda _record: True) is not None:
             return True
-        try:
-            with open(self._known + ".lock", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), open(self._known + ".lock", encoding="utf-8") as file:
+            failed_before = bool(file.read(1))
+            try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
+            except BlockingIOError:
+                # The first attempt is waited for, as where there is no other bastion.
+                return failed_before
         return False
 
     def _failure(self, counts: Callable[[dict[str, Any]], bool]) -> Failure | None:
@@ -170,27 +175,32 @@ class Bastion:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def opened(self, settings: Settings, *, doubtful: bool = False) -> str:
+    def opened(self, settings: Settings) -> str:
         """The socket of its master, which is opened where there is none.
 
-        :param doubtful: whether one that listens is asked if its connection lives.
         :raises Failure: why there is none; who waited for it and the other hosts of the task share
             it.
         """
         try:
             os.makedirs(os.path.dirname(self._known), mode=0o700, exist_ok=True)
-            return self._opened(settings, doubtful=doubtful)
+            return self._opened(settings)
         except OSError as error:
             raise _failure("invalid", f"bastion {self.name}: {error}") from None
 
-    def _opened(self, settings: Settings, *, doubtful: bool) -> str:
+    def _opened(self, settings: Settings) -> str:
         began = time.time()
         task = list(settings.task)
+
+        def is_shared(record: dict[str, Any]) -> bool:
+            # A login that was refused is not tried again: an account may be locked after a few.
+            attempt = -1 if record["told"][0] == "auth_failed" else None
+            return bool(record["at"] >= began or record["task"][:attempt] == task[:attempt])
+
         with _locked(self._known + ".lock") as file:
-            path = None if doubtful else self.running()
+            path = self.running()
             if path is not None:
                 return path
-            shared = self._failure(lambda record: record["at"] >= began or record["task"] == task)
+            shared = self._failure(is_shared)
             if shared is not None:
                 raise shared
             try:
@@ -201,6 +211,8 @@ class Bastion:
                 raise
             if self._lasting:
                 _write(self._known + ".path", path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._known + _DOUBT)
             if settings.run is not None:
                 runs.use(path, settings.run, close=settings.closes and new)
             return path
@@ -274,41 +286,43 @@ class Way:
             if path is not None and self._settings.run is not None:
                 runs.use(path, self._settings.run)
 
-    def _controls(self, *, doubtful: bool) -> list[str]:
+    def _controls(self) -> dict[str, Bastion]:
         """The sockets of the masters to try, in order; the first one was there a moment ago.
 
         :raises Failure: of none.
         """
         failures = []
-        running = [None if doubtful else bastion.running() for bastion in self._bastions]
-        others = [path for path in running if path is not None]
-        for bastion, path in zip(self._bastions, running, strict=True):
+        running = [(bastion, bastion.running()) for bastion in self._bastions]
+        others = {path: bastion for bastion, path in running if path is not None}
+        for bastion, path in running:
             if path is None and others and bastion.is_down():
                 continue
             try:
-                first = path or bastion.opened(self._settings, doubtful=doubtful)
+                first = path or bastion.opened(self._settings)
             except Failure as failure:
                 self._settings.log(str(failure))
                 failures.append(failure)
                 continue
             self.use()
-            return list(dict.fromkeys([first, *others]))
+            return {first: bastion, **others}
         if len(failures) == 1:
             raise failures[0]
         words = "; ".join(failure.told[1] for failure in failures)
-        raise _failure(failures[-1].told[0], words)
+        # What may be tried again is, if anything may.
+        reasons = [failure.told[0] for failure in failures]
+        raise _failure(next((one for one in reasons if one != "auth_failed"), reasons[0]), words)
 
     @contextlib.contextmanager
-    def to_target(self, own_path: str | None, *, doubtful: bool) -> Iterator[list[bytes]]:
+    def to_target(self, own_path: str | None) -> Iterator[list[bytes]]:
         """The arguments that lead ssh through a bastion, while it sets its connection up.
 
         :param own_path: the control socket of the target's connection, which shows that it is up.
-        :param doubtful: whether the last attempt has failed although a master seemed to run.
         :raises Failure: why there is no way; instead of what the block raises, where it failed for
             that.
         """
         settings = self._settings
-        controls = self._controls(doubtful=doubtful)
+        bastions = self._controls()
+        controls = list(bastions)
         # Somebody's own script is to set up connections to hosts, and knows no other ones.
         ssh = "ssh" if shutil.which("ssh") else settings.ssh_executable
         turn = _take_turn(controls[0], settings)
@@ -335,6 +349,9 @@ class Way:
                     f"The master at {controls[0]} forwards no unix sockets: a process of ssh stays"
                     " for each host behind it."
                 )
+            for control, failure in passing.failed.items():
+                if failure.reason in _DOUBTFUL:
+                    bastions[control].doubt()
             if passing.failure is not None:
                 raise _failure(passing.failure.reason, str(passing.failure))
 

@@ -270,8 +270,9 @@ class Passing:
         self._controls = controls
         self._seconds = seconds
         self._ssh = ssh
-        #: Why there was no stream.
+        #: Why there was no stream, and why which of the masters gave none.
         self.failure: Failed | None = None
+        self.failed: dict[str, Failed] = {}
         self._path = passing_name(controls[0])
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self._path)
@@ -308,15 +309,14 @@ class Passing:
             socket.send_fds(output, [b"\0"], [stream.fileno()])
 
     def _stream(self, host: bytes, port: int, end: float) -> socket.socket:
-        failures: list[Failed] = []
         for number, control in enumerate(self._controls):
             # One that is cut off must not use up the time of the next one.
             deadline = monotonic() + (end - monotonic()) / (len(self._controls) - number)
             try:
                 return Master(control, deadline, self._ssh).stream(host, port)
             except Failed as failure:
-                failures.append(failure)
-        raise Failed(failures[-1].reason, "; ".join(map(str, failures)))
+                self.failed[control] = last = failure
+        raise Failed(last.reason, "; ".join(map(str, self.failed.values())))
 
     def end(self) -> None:
         """Wait no longer."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_spread(work: Path, make_sshd: Callable[..., Sshd]) -> None:
         assert result.event == "unreachable"
         assert "bastion 127.0.0.1: " in result.msg, result
         assert result.msg.count("Connection refused") >= 2, result
+
+
+def test_each_waits_for_its_own(work: Path, make_sshd: Callable[..., Sshd]) -> None:
+    # Their logs also have what they connect to.
+    fleet = Fleet(work, lambda **how: make_sshd(options={"LogLevel": "DEBUG1"}, **how))
+    task = {"name": "do", "raw": "true"}
+    fleet.run(task, hosts="t2", ansible_bastion_strategy="spread").ok()
+    # The other one is there, and theirs is not yet: while the first of them logs in, others wait.
+    fleet.run(task, ansible_bastion_strategy="spread").ok()
+    reached = [
+        re.findall(r"direct_tcpip: .* target (\S+) port", one.log()) for one in fleet.bastions
+    ]
+    assert sorted(map(sorted, reached)) == [["127.0.0.2", "127.0.0.3"], ["127.0.0.4", "127.0.0.5"]]
 
 
 def test_cut_off(work: Path, make_sshd: Callable[..., Sshd]) -> None:

@@ -69,6 +69,10 @@ def test_a_master_is_found_again(work: Path) -> None:
         assert known(user="me").running() is None
         assert known(b"Host bastion").running() is None
         assert known(None).running() is None
+        # Somebody is to ask if its connection lives.
+        bastion.doubt()
+        assert bastion.running() is None
+        Path(bastion._known + ".doubt").unlink()
         # Others could have put their own socket there.
         directory.chmod(0o720)
         assert bastion.running() is None
@@ -99,3 +103,35 @@ def test_no_room(work: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 def test_a_failure_of_a_login_is_final() -> None:
     assert isinstance(bastions._failure("auth_failed", "no"), AnsibleAuthenticationFailure)
     assert not isinstance(bastions._failure("timeout", "no"), AnsibleAuthenticationFailure)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "final"),
+    [
+        (["auth_failed"], True),
+        (["auth_failed", "auth_failed"], True),
+        (["auth_failed", "unreachable"], False),
+        (["unreachable", "auth_failed"], False),
+    ],
+)
+def test_failures_of_several(
+    work: Path, settings: Settings, reasons: list[str], final: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def refuse(self: Bastion, _settings: Settings) -> tuple[str, bool]:
+        tried.append(self.name)
+        raise bastions._failure(reasons[int(self.name)], f"not {self.name}")
+
+    monkeypatch.setattr(Bastion, "_open", refuse)
+    names = [{"host": str(number)} for number in range(len(reasons))]
+    for attempt in range(2):
+        given = Settings(**{**vars(settings), "task": ("1", "task", attempt)})
+        with pytest.raises(Failure) as caught:
+            bastions.Way(names, lambda _arguments: b"", given)._controls()
+        assert isinstance(caught.value, AnsibleAuthenticationFailure) == final
+        assert all(f"not {name['host']}" in str(caught.value) for name in names)
+    # A login that was refused is not tried again, whatever there is to retry.
+    assert [tried.count(name["host"]) for name in names] == [
+        1 if reason == "auth_failed" else 2 for reason in reasons
+    ]
