@@ -35,8 +35,9 @@ _DIRECTORY = "~/.cache/bastion.mux"
 #: and for how long the hosts of one task share that failure, in seconds.
 _DOWN_FOR = 60.0
 
-#: How often a waiting loop looks, in seconds.
-_POLL = 0.01
+#: How often a waiting loop looks, in seconds: less and less often, because where it takes long the
+#: machine has no time to spare.
+_POLL = 0.005
 _POLL_SLOWLY = 0.1
 
 #: Hardly a connection is up sooner than that after it got its stream, in seconds.
@@ -363,9 +364,9 @@ def _serve(
     passing.serve()
     began = now = time.monotonic()
     end = began + (seconds if own_path else _UNSEEN)
-    # Less often the longer it takes: where it does, the machine has no time to spare.
     while not over.wait(max(_HANDSHAKE, (now - began) / 4)) and now < end:
-        if own_path and is_up(own_path):
+        # What is not there needs no socket to find out.
+        if own_path and os.path.exists(own_path) and is_up(own_path):
             break
         now = time.monotonic()
     os.close(turn)
@@ -393,8 +394,10 @@ def _take_turn(control: str, settings: Settings) -> int:
 
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, 0)
+        pause = _POLL
         while (place := _take_place(descriptor, settings.max_setups)) is None:
-            time.sleep(_POLL)
+            time.sleep(pause)
+            pause = min(_POLL_SLOWLY, pause * 1.5)
         while settings.max_channels > 0 and not has_room(place):
             if time.monotonic() >= deadline:
                 raise _failure(
