@@ -30,12 +30,16 @@ from tests.support.sshd import Sshd
 MODULES = ("ssh_forward", "ssh_master", "ssh_master_info")
 
 
+#: Pages whose playbooks need what the tests of these names have.
+ELSEWHERE = {"guide_other_ways": "test_other_ways", "guide_thousand": "connection/test_guide"}
+
+
 def _pages(kind: str) -> list[Any]:
     """The playbooks of the guide, of one kind."""
     return [
         pytest.param(plays, id=f"{page.stem}-{number}")
         for page in sorted(GUIDE.glob("*.rst"))
-        if page.stem != "guide_other_ways"  # test_other_ways.py has what those need
+        if page.stem not in ELSEWHERE
         for number, plays in enumerate(plays_of(page.read_text(encoding="utf-8")))
         if _kind(plays[0]) == kind
     ]
@@ -45,8 +49,6 @@ def _kind(play: Mapping[str, Any]) -> str:
     # test_role_server.py has the bastions for those.
     if "bastion.mux.server" in play.get("roles", ()):
         return "server"
-    if play["hosts"] == "fleet":
-        return "fleet"  # connection/test_guide.py
     return "laptops" if play["hosts"] == "laptops" else "bastion"
 
 
