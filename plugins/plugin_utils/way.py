@@ -189,9 +189,9 @@ class Master:
             # serves in one go whatever was there when it looked: channels.c, channel_after_poll.
             self.pid()
         finally:
-            self._accepts(_CLOSE_FORWARD, 2, path, host, port)
-            # It leaves the file.
+            # A master leaves the file of what it forwards no longer.
             os.unlink(path)
+            self._accepts(_CLOSE_FORWARD, 2, path, host, port)
         return stream
 
     def _spoken(self, stream: socket.socket, host: bytes, port: int, said: int) -> socket.socket:
