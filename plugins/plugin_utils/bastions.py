@@ -361,15 +361,17 @@ def _serve(
     passing: way.Passing, turn: int, over: threading.Event, own_path: str | None, seconds: float
 ) -> None:
     """Let ssh have its stream, and the next one have the turn when the connection is up."""
-    passing.serve()
-    began = now = time.monotonic()
-    end = began + (seconds if own_path else _UNSEEN)
-    while not over.wait(max(_HANDSHAKE, (now - began) / 4)) and now < end:
-        # What is not there needs no socket to find out.
-        if own_path and os.path.exists(own_path) and is_up(own_path):
-            break
-        now = time.monotonic()
-    os.close(turn)
+    try:
+        passing.serve()
+        began = now = time.monotonic()
+        end = began + (seconds if own_path else _UNSEEN)
+        while not over.wait(max(_HANDSHAKE, (now - began) / 4)) and now < end:
+            # What is not there needs no socket to find out.
+            if own_path and os.path.exists(own_path) and is_up(own_path):
+                break
+            now = time.monotonic()
+    finally:
+        os.close(turn)
 
 
 def _take_turn(control: str, settings: Settings) -> int:

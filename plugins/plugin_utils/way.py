@@ -285,17 +285,17 @@ class Passing:
 
     def serve(self) -> None:
         """Wait for the ProxyCommand, and let it have the stream; or for :meth:`end`."""
-        with self._listener:
-            connection, _address = self._listener.accept()
-            # Whoever comes late is to find nobody at once.
-            self._remove()
-        with connection:
-            try:
+        try:
+            with self._listener:
+                connection, _address = self._listener.accept()
+                # Whoever comes late is to find nobody at once.
+                self._remove()
+            with connection:
                 self._serve(_Dialogue(connection, monotonic() + self._seconds))
-            except Failed as failure:
-                self.failure = failure
-            except OSError:
-                pass  # it has gone, which its ssh can tell
+        except Failed as failure:
+            self.failure = failure
+        except OSError:
+            pass  # there is no ProxyCommand, or it has gone, which its ssh can tell
 
     def _serve(self, dialogue: _Dialogue) -> None:
         dialogue.send(hello())

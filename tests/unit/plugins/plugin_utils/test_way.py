@@ -59,6 +59,15 @@ def test_nobody_asks_for_a_stream(passing: way.Passing) -> None:
     assert passing.failure is None
 
 
+def test_no_client_can_be_accepted() -> None:
+    with short_dir() as directory:
+        one = way.Passing([str(directory / "gone")], 5.0, "ssh")
+        one._listener.shutdown(socket.SHUT_RDWR)
+        one.serve()
+        one.end()
+        assert not list(directory.iterdir())
+
+
 @pytest.mark.parametrize(
     "said",
     [
